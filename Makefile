@@ -1,0 +1,34 @@
+# Two commands are enough to start: `make demo` and `make test`. Each builds .venv first when it has to.
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-all check bench docs clean
+
+setup: $(STAMP)  ## virtual environment with Diptych and its development tools
+
+$(STAMP): pyproject.toml
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup  ## the main job on the embedded data; writes runs/demo/report.html
+	$(VENV)/bin/diptych demo
+
+test: check  ## the tests a change must pass
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow'
+
+test-all: check  ## and the long ones
+	$(PY) -m pytest -n 2 --dist worksteal
+
+check: setup  ## format, lint and types; changes nothing
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+bench: setup  ## speed and memory, each as a ratio to a named peer in the same run
+	$(PY) -m benchmarks
+
+clean:  ## remove the virtual environment and caches; runs and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache
