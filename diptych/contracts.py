@@ -165,7 +165,8 @@ class Batch:
     group_B: Tensor | None = None  # int64: rows of one question (VCR's four candidates, retrieval's 1 + 15)
     regions: Regions | None = None
     false_text: Texts | None = None  # a text that is not true of the row's picture, for ITM and its relatives
-    labels: dict[str, Tensor] = field(default_factory=dict)  # first dimension B (or I); integers use IGNORE
+    labels: dict[str, Tensor] = field(default_factory=dict)  # of rows: first dimension B; integers use IGNORE
+    image_labels: dict[str, Tensor] = field(default_factory=dict)  # of distinct pictures: first dimension I
     counts: dict[str, float] = field(default_factory=dict)  # objective -> labels it will average over, set by corrupt / label
     keys: tuple[str, ...] = ()  # sample key of each row
     samples: tuple[Sample, ...] = ()  # sample of each row; only inside the loader, dropped before the batch leaves it
