@@ -1,0 +1,1 @@
+"""Attention, transformer layers, heads, transport, boxes: parts that know nothing of vision or language."""

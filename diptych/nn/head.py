@@ -1,0 +1,58 @@
+"""What sits on top of encoded tokens: BERT's pooler and masked-word head, and the two-layer classifier of ViLT's tasks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.nn.transformer import initialise
+
+
+class Pooler(nn.Module):
+    """tanh(Linear(first token)): one vector for a sequence (BERT)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.apply(initialise)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return torch.tanh(self.dense(x_BTD[:, 0]))
+
+
+class MLMHead(nn.Module):
+    """Linear - GELU - LayerNorm - decoder to the vocabulary, with a bias of its own (BERT).
+
+    The decoder has its own matrix (ViLT), or is tied to the word embeddings (BERT), which are then handed in at every call: a
+    parameter belongs to one module only, so it is saved, sharded and frozen once.
+    """
+
+    def __init__(self, width: int, vocab_size: int, tied: bool = False, eps: float = 1e-12):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.decoder = None if tied else nn.Linear(width, vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.apply(initialise)
+
+    def forward(self, x_PD: Tensor, word_KD: Tensor | None = None) -> Tensor:
+        """[..., K] logits. `word_KD`: the word embeddings, for a tied decoder."""
+        weight_KD = word_KD if self.decoder is None else self.decoder.weight
+        if weight_KD is None:
+            raise ValueError("a tied masked-word head needs the word embeddings: head(x, embedding.weight)")
+        return F.linear(self.norm(F.gelu(self.dense(x_PD))), weight_KD, self.bias)
+
+
+class MLP(nn.Module):
+    """Linear - LayerNorm - GELU - Linear (ViLT's VQA and NLVR2 classifiers)."""
+
+    def __init__(self, width: int, hidden: int, out: int, eps: float = 1e-5):
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.norm = nn.LayerNorm(hidden, eps)
+        self.down = nn.Linear(hidden, out)
+        self.apply(initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.norm(self.up(x))))
