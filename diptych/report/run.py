@@ -1,0 +1,10 @@
+"""`report.html` of one run directory: what it was, its curves, its result, its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def run_page(run_dir: Path) -> str:
+    """The report of a pre-training, fine-tuning or evaluation run, from config.json, metrics.jsonl and result.json (whichever are there)."""
+    raise NotImplementedError

@@ -1,0 +1,18 @@
+"""The contact sheet: pictures of the data with their boxes, captions and questions, as a person checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scene:
+    picture: NDArray[np.uint8]
+    captions: Sequence[str] = ()
+    boxes: Sequence[tuple[float, float, float, float, str]] = ()  # x1 y1 x2 y2 in pixels of the picture, name
+    questions: Sequence[tuple[str, str]] = ()  # (question, answer)
+    split: str = ""
