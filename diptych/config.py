@@ -6,11 +6,27 @@ returns a `Recipe`; a YAML file and `--set a.b=c` change it; the resolved recipe
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
-from typing import Literal
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+)
 
 
 class UserError(Exception):
@@ -78,3 +94,224 @@ class Recipe(Config):
     text: TextConfig = TextConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig
+
+
+# ------------------------------------------------------------------------------------- preset, then file, then --set
+
+
+@dataclass(frozen=True)
+class Change:
+    """One value for one key, and where the user wrote it."""
+
+    path: tuple[str, ...]
+    value: Any
+    place: str
+    typed: str | None = None  # the characters after "=" on the command line, where YAML may have read more into them than was meant
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML that reads JSON as JSON: 3e-4 is a number (YAML 1.1 wants a dot), two surrogate escapes are one character."""
+
+    def construct_str(self, node: yaml.ScalarNode) -> str:
+        return self.construct_scalar(node).encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+_Yaml.add_constructor("tag:yaml.org,2002:str", _Yaml.construct_str)
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def from_file(path: Path) -> list[Change]:
+    """The changes a YAML or JSON file asks for. The `config.json` of a run is one: its recipe is what it asks for."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file to read a configuration from")
+    changes = _read(path.read_text(encoding="utf-8"), str(path))
+    saved = [replace(change, path=change.path[1:]) for change in changes if change.path[0] == "recipe" and len(change.path) > 1]
+    return saved or changes
+
+
+def from_setting(text: str) -> list[Change]:
+    """The changes that one `--set a.b=c` asks for; c is read as YAML."""
+    place = f"--set {text}"
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"{place}: write it as a.b=c, for example train.lr=3e-4")
+    return [replace(change, place=place, typed=value) for change in _read(value, place, tuple(key.split(".")))]
+
+
+def resolve(recipe: Recipe, *layers: Sequence[Change]) -> Recipe:
+    """`recipe` with every layer's changes made, the later over the earlier, and everything checked at the end."""
+    hints = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    hints |= {"system": type(recipe.system), "task": None if recipe.task is None else type(recipe.task)}
+    values = recipe.model_dump()
+    leaves = [".".join(path) for path in flat(values)]
+    changes = [change for layer in layers for change in sorted(layer, key=lambda change: change.path[-1] != "kind")]
+    for change in changes:
+        first = change.path[0]
+        if hints.get(first, Config) is None and (change.path, change.value) == (("task",), None):
+            continue
+        if first not in hints or hints[first] is None:
+            raise _unknown(change, 0, [name for name, hint in hints.items() if hint is not None], leaves)
+        values[first] = _put(values[first], hints[first], change, 1, leaves)
+    return checked(values, type(recipe.system), None if recipe.task is None else type(recipe.task), changes)
+
+
+def checked(values: Mapping[str, Any], system: type[Config], task: type[Config] | None, changes: Sequence[Change] = ()) -> Recipe:
+    """The recipe that plain values describe. All mistakes are named at once, each with the place it came from."""
+    parts: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for name, value in values.items():
+        if name not in Recipe.model_fields:
+            raise UserError(f"{name}: unknown key{nearest(name, Recipe.model_fields)}")
+        part = {"system": system, "task": task}.get(name, Recipe.model_fields[name].annotation)
+        if value is None or part is None:
+            parts[name] = None
+            continue
+        try:
+            parts[name] = part.model_validate(value)
+        except ValidationError as error:
+            mistakes += explain(error, value, (name,), changes)
+    if mistakes:
+        raise UserError("; ".join(mistakes))
+    return Recipe(**parts)
+
+
+def explain(error: ValidationError, value: Any, prefix: tuple[str, ...] = (), changes: Sequence[Change] = ()) -> list[str]:
+    """One line for each mistake that pydantic found in `value`: where it was written, which key, what is wrong."""
+    lines = []
+    for found in error.errors(include_url=False):
+        path, node = [*prefix], value
+        for step in found["loc"]:
+            if isinstance(node, Mapping) and step not in node and found["type"] != "missing":
+                continue  # the tag of a union, which is no key of the data
+            path.append(str(step))
+            with contextlib.suppress(LookupError, TypeError):
+                node = node[step]
+        place = next((c.place for c in reversed(changes) if list(c.path[: len(path)]) == path[: len(c.path)]), None)
+        key, said = ".".join(path), found["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(found["input"], Mapping | BaseModel) else f", not {found['input']!r}"
+        if place is None or not place.startswith("--set"):
+            said = f"{key}: {said}"
+        lines.append(f"{place}: {said}{got}" if place else f"{said}{got}")
+    return lines
+
+
+def flat(values: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Nested mappings as {path: leaf}; a list is a leaf."""
+    if isinstance(values, Mapping) and values:
+        return {leaf: v for key, value in values.items() for leaf, v in flat(value, (*path, str(key))).items()}
+    return {path: values}
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between two saved configurations, one line a key."""
+    a, b = flat(there), flat(here)
+
+    def said(leaves: Mapping[tuple[str, ...], Any], path: tuple[str, ...]) -> str:
+        return repr(leaves[path]) if path in leaves else "absent"
+
+    return [
+        f"{'.'.join(path)} is {said(a, path)} there and {said(b, path)} here"
+        for path in {**a, **b}
+        if said(a, path) != said(b, path)
+    ]
+
+
+def to_yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(text: str, source: str, prefix: tuple[str, ...] = ()) -> list[Change]:
+    """The leaves of a YAML text, each with the line it stands on."""
+    try:
+        loader = _Yaml(text)
+        root = loader.get_single_node()
+        if root is None and not prefix:
+            return []
+        if not prefix and not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{source}: a configuration is keys and values, for example 'train: {{lr: 3e-4}}'")
+
+        def leaves(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[Change]:
+            place = source if node is None or prefix else f"{source} line {node.start_mark.line + 1}"
+            if not isinstance(node, yaml.MappingNode) or not node.value:
+                yield Change(path, None if node is None else loader.construct_object(node, deep=True), place)
+                return
+            seen = set()
+            for key_node, value_node in node.value:
+                key = str(loader.construct_object(key_node))
+                if key in seen:
+                    raise UserError(f"{source} line {key_node.start_mark.line + 1}: {'.'.join((*path, key))} is given twice")
+                seen.add(key)
+                yield from leaves(value_node, (*path, key))
+
+        return list(leaves(root, prefix))
+    except yaml.YAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else ""
+        said = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
+        raise UserError(f"{source}{'' if prefix else line}: not valid YAML: {said}") from None
+
+
+def _put(value: Any, hint: Any, change: Change, depth: int, leaves: Sequence[str]) -> Any:
+    """`value`, which has type `hint` and lies `depth` keys deep, with `change` made in or below it."""
+    kinds = _configs(hint)
+    if depth == len(change.path):
+        return value if kinds and change.value == {} else _as_typed(change, hint)
+    key = change.path[depth]
+    if kinds:
+        value = {} if value is None else dict(value)
+        if key == "kind" and depth + 1 == len(change.path) and "kind" in next(iter(kinds.values())).model_fields:
+            if change.value not in kinds:
+                where = ".".join(change.path)
+                raise UserError(f"{change.place}: {where} cannot be {change.value!r}{nearest(str(change.value), kinds)}")
+            # What both kinds have stays as the preset set it; what only the old one knew goes.
+            return {name: v for name, v in value.items() if name in kinds[change.value].model_fields} | {"kind": change.value}
+        if len(kinds) > 1 and "kind" not in value:
+            raise UserError(f"{change.place}: say first which kind: {'.'.join(change.path[:depth])}.kind={' or '.join(kinds)}")
+        owner = kinds[value["kind"]] if len(kinds) > 1 else next(iter(kinds.values()))
+        if key not in owner.model_fields:
+            raise _unknown(change, depth, owner.model_fields, leaves)
+        field = owner.model_fields[key]
+        if key not in value:
+            default = field.get_default(call_default_factory=True, validated_data={})
+            value[key] = default.model_dump() if isinstance(default, BaseModel) else default
+        return value | {key: _put(value[key], field.annotation, change, depth + 1, leaves)}
+    inner = get_args(get_args(hint)[0]) if get_origin(hint) is Annotated else get_args(hint)
+    if isinstance(value, Mapping):
+        return {**value, key: _put(value.get(key), inner[-1] if inner else Any, change, depth + 1, leaves)}
+    if isinstance(value, list | tuple):
+        if not key.isdecimal() or int(key) > len(value):
+            raise UserError(f"{change.place}: {'.'.join(change.path[:depth])} is a list of {len(value)}: its items are 0, 1, ...")
+        item = int(key)
+        one = inner[min(item, len(inner) - 1)] if inner and inner[-1] is not ... else inner[0] if inner else Any
+        old = value[item] if item < len(value) else None
+        return [*value[:item], _put(old, one, change, depth + 1, leaves), *value[item + 1 :]]
+    raise UserError(f"{change.place}: {'.'.join(change.path[:depth])} is one value ({value!r}), it has no '{key}' in it")
+
+
+def _as_typed(change: Change, hint: Any) -> Any:
+    """The reading of a value that its type accepts: `augment=none` is a word where `limit=none` is nothing at all."""
+    if change.typed is None or isinstance(change.value, Mapping):
+        return change.value
+    readings = [change.value, change.typed, *([None] if change.typed.lower() == "none" else [])]
+    adapter = TypeAdapter(hint)
+    for reading in readings[::-1] if change.typed == "None" else readings:
+        with contextlib.suppress(ValidationError):
+            adapter.validate_python(reading)
+            return reading
+    return change.value
+
+
+def _configs(hint: Any) -> dict[str, type[Config]]:
+    """The `Config` classes a type allows, by kind."""
+    if isinstance(hint, type) and issubclass(hint, Config):
+        kind = hint.model_fields.get("kind")
+        return {str(kind.default) if kind else "": hint}
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        return {kind: found for inner in get_args(hint) for kind, found in _configs(inner).items()}
+    return {}
+
+
+def _unknown(change: Change, depth: int, valid: Iterable[str], leaves: Sequence[str]) -> UserError:
+    key = change.path[depth]
+    elsewhere = [leaf for leaf in leaves if leaf.split(".")[-1] == key]
+    hint = f"; did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, valid)
+    return UserError(f"{change.place}: unknown key '{'.'.join(change.path[: depth + 1])}'{hint}")
