@@ -171,6 +171,7 @@ class Batch:
     keys: tuple[str, ...] = ()  # sample key of each row
     samples: tuple[Sample, ...] = ()  # sample of each row; only inside the loader, dropped before the batch leaves it
     phrases: tuple[tuple[Phrase, ...], ...] = ()  # of each row, start and end in *tokens*; only inside the loader
+    others: tuple[tuple[Sample, ...], ...] = ()  # of each row: samples of other global indices, for negatives; only inside the loader
 
     def __len__(self) -> int:
         return len(self.text_BT)
@@ -221,7 +222,7 @@ class Batch:
 
 
 _ROW_TENSORS = ("text_BT", "text_mask_BT", "segment_BT", "word_BT", "row_B", "image_of_BN", "group_B")
-_ROW_TUPLES = ("keys", "samples", "phrases")
+_ROW_TUPLES = ("keys", "samples", "phrases", "others")
 
 
 def _pick(tensor: Tensor | None, index: Tensor) -> Tensor | None:
@@ -299,6 +300,8 @@ class ParamGroup(NamedTuple):
 
 class Trainable(nn.Module):
     """What the training loop drives: a system in pre-training, a task in fine-tuning."""
+
+    negatives: int = 1  # how many samples of other global indices the loader draws beside each sample (`Batch.others`)
 
     @classmethod
     def prepare(cls, config: Any, readers: Sequence[Reader], tokenizer: Tokenizer) -> Any:
