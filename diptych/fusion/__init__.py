@@ -1,0 +1,1 @@
+"""The hinge: how text and picture come to see each other."""

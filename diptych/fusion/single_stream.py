@@ -1,0 +1,44 @@
+"""One sequence, one encoder (VisualBERT, UNITER, ViLT): every word and every piece of picture attend to each other in every layer.
+
+[text + type 0 ; picture 1 + type 1 ; picture 2 + type 2 ...] -> Transformer -> split; pooled = tanh(Linear(text [CLS]))
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from diptych.contracts import Fused, Visual
+from diptych.fusion.pictures import of_rows
+from diptych.nn.head import Pooler
+from diptych.nn.transformer import Transformer, initialise
+
+
+class SingleStream(nn.Module):
+    class Config(Transformer.Config):
+        kind: Literal["single_stream"] = "single_stream"
+        pictures: PositiveInt = 1  # how many pictures a row may have; each place has a type embedding (NLVR2: 2)
+
+        def build(self, width: int) -> SingleStream:
+            return SingleStream(self, width)
+
+    def __init__(self, config: Config, width: int):
+        super().__init__()
+        self.modality = nn.Embedding(1 + config.pictures, width)  # 0 text, n the row's n-th picture
+        self.encoder = Transformer(config, width)
+        self.pooler = Pooler(width)
+        self.modality.apply(initialise)
+
+    def forward(self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor) -> Fused:
+        pictures, places = image_of_BN.shape[1], self.modality.num_embeddings - 1
+        if pictures > places:
+            raise ValueError(f"rows of {pictures} pictures, but a fusion for {places}; set fusion.pictures={pictures}")
+        rows = of_rows(visual, image_of_BN)
+        text_BTD = text_BTD + self.modality.weight[0]
+        image_BVD = rows.token_BVD + self.modality(rows.slot_BV + 1)
+        both = self.encoder(torch.cat([text_BTD, image_BVD], 1), torch.cat([text_mask_BT, rows.mask_BV], 1))
+        text_BTD, image_BVD = both.split([text_BTD.shape[1], image_BVD.shape[1]], 1)
+        return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, self.pooler(text_BTD))

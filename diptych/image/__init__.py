@@ -1,0 +1,1 @@
+"""Pixels or regions to visual tokens."""

@@ -1,0 +1,1 @@
+"""One paper a file: drawing, differences from the paper, configuration, forward, presets."""

@@ -1,0 +1,1 @@
+"""Published checkpoints into ours and back: one rename table a source."""
