@@ -40,7 +40,7 @@ class Toy(Config):
     fusion: Annotated[Single | Dual, Field(discriminator="kind")] = Single()
     wpa: Alignment | None = None
     stages: tuple[Alignment, ...] = (Alignment(), Alignment(weight=1))
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field(default_factory=dict)
     name: str = "x"
 
 
@@ -184,14 +184,14 @@ def test_a_part_that_is_absent_and_of_many_kinds_asks_for_its_kind():
         hinge: Single | Dual | None = None
 
     recipe = PRESET.model_copy(update={"system": Host()})
-    with pytest.raises(UserError, match="say first which kind: system.hinge.kind=single or dual"):
+    with pytest.raises(UserError, match=r"say first which kind: system\.hinge\.kind=single or dual"):
         resolve(recipe, from_setting("system.hinge.layers=3"))
     assert resolve(recipe, from_setting("system.hinge={layers: 3, kind: dual}")).system == Host(hinge=Dual(layers=3))
 
 
 def test_differences_name_keys():
     there, here = {"train": {"lr": 1, "steps": 2}, "x": 1}, {"train": {"lr": 2, "steps": 2}}
-    assert config.differences(there, here) == ["train.lr is 1 there and 2 here", "x is 1 there and absent here"]
+    assert config.differences(there, here) == ["train.lr: 1 there, 2 here", "x: 1 there, absent here"]
     assert config.differences(here, here) == []
 
 
