@@ -171,7 +171,7 @@ class Batch:
     keys: tuple[str, ...] = ()  # sample key of each row
     samples: tuple[Sample, ...] = ()  # sample of each row; only inside the loader, dropped before the batch leaves it
     phrases: tuple[tuple[Phrase, ...], ...] = ()  # of each row, start and end in *tokens*; only inside the loader
-    others: tuple[tuple[Sample, ...], ...] = ()  # of each row: samples of other global indices, for negatives; only inside the loader
+    others: tuple[tuple[Sample, ...], ...] = ()  # of each row: samples of other global indices; only inside the loader
 
     def __len__(self) -> int:
         return len(self.text_BT)
@@ -336,7 +336,7 @@ class System(Trainable):
     """A paper: encoders, hinge and objectives, all visible in one file."""
 
     Config: ClassVar[type[Config]]
-    config: Config
+    config: Any  # an instance of its own Config
 
     def see(self, batch: Batch) -> Visual:
         """Encode each distinct picture of the batch once."""
@@ -364,7 +364,7 @@ class Task(Trainable):
     """A downstream task on a system: answer space, head, loss, metric, prediction file."""
 
     Config: ClassVar[type[Config]]
-    config: Config
+    config: Any  # an instance of its own Config
     system: System
 
     def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
