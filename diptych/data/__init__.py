@@ -1,0 +1,1 @@
+"""Data sets on disk: one reader for each public layout, and the way from samples to batches."""

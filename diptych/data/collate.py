@@ -1,0 +1,215 @@
+"""Samples and their decoded pictures to a `Batch` of rows and indices: the one place where texts become tokens and boxes move.
+
+    samples + pictures --resize, augment--> Images [I]        a row is (one text, the picture(s) of its sample)
+                       \\-----tokenize----> text_BT, word_BT   rows of one sample share its pictures' encoding
+
+In training `texts_per_image` of a sample's texts are drawn; otherwise every text is a row, in order, and rows of different samples
+that show the same picture share it. A row's id is sample_id * ROWS_PER_SAMPLE + the text's place in its sample; every draw
+depends on that id or on the sample's, never on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.config import DataConfig, TextConfig
+from diptych.contracts import ROWS_PER_SAMPLE, Batch, Encoding, Images, Phrase, Regions, Sample, Texts, Tokenizer
+from diptych.data.picture import Box, Pixels, flip, randaugment, resize
+from diptych.draw import Draw
+
+_SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Collate:
+    tokenizer: Tokenizer
+    text: TextConfig
+    data: DataConfig
+    training: bool
+
+    def __call__(
+        self,
+        samples: Sequence[Sample],
+        pictures: Sequence[Sequence[Pixels]],
+        sample_ids: Sequence[int],
+        draw: Draw,
+        others: Sequence[Sequence[Sample]] | None = None,
+    ) -> Batch:
+        """One batch of `samples`.
+
+        pictures: of each sample, as `picture.decode_sample` gives them. sample_ids: places in the global order of the run.
+        others: for each sample a few of other global indices, for negatives; every row keeps them as `batch.others`.
+        """
+        rows = [(i, place) for i in range(len(samples)) for place in self._places(samples[i], sample_ids[i], draw)]
+        row_B = np.array([sample_ids[i] * ROWS_PER_SAMPLE + place for i, place in rows], dtype=np.int64)
+        encodings = [self._encode(_text(samples[i], place)) for i, place in rows]
+        texts = texts_of(encodings, self.tokenizer.pad_id)
+        images, regions, image_of_SN = self._see(samples, pictures, sample_ids, draw)
+        sample_of_B = torch.tensor([i for i, _ in rows], dtype=torch.int64)
+        return Batch(
+            text_BT=texts.token_BT,
+            text_mask_BT=texts.mask_BT,
+            segment_BT=texts.segment_BT,
+            word_BT=texts.word_BT,
+            row_B=torch.from_numpy(row_B),
+            image_of_BN=None if images is None else image_of_SN[sample_of_B],
+            images=images,
+            regions=regions,
+            false_text=self._false_text(samples, rows, row_B, draw, others),
+            keys=tuple(samples[i].key for i, _ in rows),
+            samples=tuple(samples[i] for i, _ in rows),
+            phrases=tuple(
+                _in_tokens(samples[i].phrases[place], encoding) if samples[i].phrases else ()
+                for (i, place), encoding in zip(rows, encodings, strict=True)
+            ),
+            others=() if others is None else tuple(tuple(others[i]) for i, _ in rows),
+        )
+
+    # ------------------------------------------------------------------------------------------------------ texts
+
+    def _places(self, sample: Sample, sample_id: int, draw: Draw) -> Sequence[int]:
+        """Which of the sample's texts become rows; a sample without text is one row of the empty text."""
+        count, wanted = max(len(sample.texts), 1), self.data.texts_per_image
+        if count > ROWS_PER_SAMPLE:
+            raise ValueError(f"sample {sample.key} has {count} texts; at most {ROWS_PER_SAMPLE} are possible")
+        if not self.training:
+            return range(count)
+        if count <= wanted:
+            return range(count)
+        return draw.uniform("texts", sample_id, count)[0].argsort()[:wanted].tolist()
+
+    def _encode(self, text: str) -> Encoding:
+        return self.tokenizer.encode(text, self.text.max_tokens)
+
+    def _false_text(
+        self,
+        samples: Sequence[Sample],
+        rows: Sequence[tuple[int, int]],
+        row_B: np.ndarray,
+        draw: Draw,
+        others: Sequence[Sequence[Sample]] | None,
+    ) -> Texts | None:
+        """A text for each row that is not true of its picture: the data set's own checked one, else one of another sample.
+
+        Where every other sample has only texts of this one, the empty text stands in: it describes nothing.
+        """
+        if others is None and not all(_own_false(samples[i], place) for i, place in rows):
+            return None
+        chosen = []
+        for (i, place), row in zip(rows, row_B.tolist(), strict=True):
+            text = _own_false(samples[i], place)
+            if not text and others is not None:
+                own = set(samples[i].texts)
+                foreign = next((left for other in others[i] if (left := [t for t in other.texts if t not in own])), [""])
+                text = foreign[draw.integers("false text", row, len(foreign))[0, 0]]
+            chosen.append(self._encode(text))
+        return texts_of(chosen, self.tokenizer.pad_id)
+
+    # ---------------------------------------------------------------------------------------------------- pictures
+
+    def _see(
+        self, samples: Sequence[Sample], pictures: Sequence[Sequence[Pixels]], sample_ids: Sequence[int], draw: Draw
+    ) -> tuple[Images | None, Regions | None, Tensor]:
+        """Distinct pictures, their boxes, and which of them each sample uses [S, N]."""
+        slots = max((len(p) for p in pictures), default=0)
+        image_of_SN = torch.full((len(samples), slots), -1, dtype=torch.int64)
+        pixels: list[Pixels] = []
+        boxes: list[list[Box]] = []
+        known: dict[tuple[object, object], int] = {}
+        for i, (sample, own) in enumerate(zip(samples, pictures, strict=True)):
+            for n, pixel_HW3 in enumerate(own):
+                # in training each sample is a draw of its own: sharing would make counts depend on the batch's layout
+                key = (i, n) if self.training else (sample.images[n], sample.boxes if n == 0 else ())
+                if key not in known:
+                    known[key] = len(pixels)
+                    resized, moved = self._prepare(sample, n, pixel_HW3, sample_ids[i], draw)
+                    pixels.append(resized)
+                    boxes.append(moved)
+                image_of_SN[i, n] = known[key]
+        if not pixels:
+            return None, None, image_of_SN
+        return _padded(pixels), _regions(boxes), image_of_SN
+
+    def _prepare(self, sample: Sample, n: int, pixel_HW3: Pixels, sample_id: int, draw: Draw) -> tuple[Pixels, list[Box]]:
+        """The n-th picture of a sample at its final size, augmented in training, and its boxes in [0, 1]."""
+        height, width = pixel_HW3.shape[:2]
+        boxes = [_relative(box.xyxy, height, width) for box in sample.boxes] if n == 0 else []
+        pixel_HW3 = resize(pixel_HW3, self.data.image)
+        match self.data.image.augment if self.training else "none":
+            case "flip":
+                is_flipped = draw.uniform("flip", sample_id)[0, 0] < 0.5
+                if is_flipped and not any(_SIDES.search(text) for text in (*sample.texts, *sample.false_texts)):
+                    return flip(pixel_HW3, boxes)
+            case "randaugment":
+                return randaugment(pixel_HW3, boxes, draw.generator(f"randaugment {n}", sample_id))
+        return pixel_HW3, boxes
+
+
+def texts_of(encodings: Sequence[Encoding], pad_id: int) -> Texts:
+    """Encodings padded to the longest of them."""
+    length = max(len(encoding.ids) for encoding in encodings)
+    token_BT = np.full((len(encodings), length), pad_id, dtype=np.int64)
+    word_BT = np.full_like(token_BT, -1)
+    length_B = np.empty(len(encodings), dtype=np.int64)
+    for b, encoding in enumerate(encodings):
+        length_B[b] = len(encoding.ids)
+        token_BT[b, : len(encoding.ids)] = encoding.ids
+        word_BT[b, : len(encoding.ids)] = encoding.words
+    return Texts(
+        torch.from_numpy(token_BT),
+        torch.from_numpy(np.arange(length) < length_B[:, None]),
+        torch.zeros(token_BT.shape, dtype=torch.int64),
+        torch.from_numpy(word_BT),
+    )
+
+
+def _text(sample: Sample, place: int) -> str:
+    return sample.texts[place] if sample.texts else ""
+
+
+def _own_false(sample: Sample, place: int) -> str:
+    return sample.false_texts[place] if sample.false_texts else ""
+
+
+def _in_tokens(phrases: Sequence[Phrase], encoding: Encoding) -> tuple[Phrase, ...]:
+    """Character spans as token spans; what was cut off with a long text is left out."""
+    moved = []
+    for phrase in phrases:
+        inside = [t for t, (start, end) in enumerate(encoding.offsets) if start < phrase.end and end > phrase.start]
+        if inside:
+            moved.append(phrase._replace(start=inside[0], end=inside[-1] + 1))
+    return tuple(moved)
+
+
+def _relative(xyxy: tuple[float, float, float, float], height: int, width: int) -> Box:
+    """Pixels to [0, 1], cut to the picture (published boxes run out of it)."""
+    x1, y1, x2, y2 = (min(max(v / side, 0.0), 1.0) for v, side in zip(xyxy, (width, height, width, height), strict=True))
+    return x1, y1, x2, y2
+
+
+def _padded(pixels: Sequence[Pixels]) -> Images:
+    height, width = max(p.shape[0] for p in pixels), max(p.shape[1] for p in pixels)
+    pixel_IHW3 = np.zeros((len(pixels), height, width, 3), dtype=np.uint8)
+    mask_IHW = np.zeros((len(pixels), height, width), dtype=bool)
+    for i, p in enumerate(pixels):
+        pixel_IHW3[i, : p.shape[0], : p.shape[1]] = p
+        mask_IHW[i, : p.shape[0], : p.shape[1]] = True
+    return Images(torch.from_numpy(pixel_IHW3).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(mask_IHW))
+
+
+def _regions(boxes: Sequence[Sequence[Box]]) -> Regions | None:
+    """Boxes of each picture, in the order of `Sample.boxes`; one without area is masked out but keeps its place."""
+    most = max(len(own) for own in boxes)
+    if most == 0:
+        return None
+    box_IR4 = np.zeros((len(boxes), most, 4), dtype=np.float32)
+    for i, own in enumerate(boxes):
+        box_IR4[i, : len(own)] = np.array(own, dtype=np.float32).reshape(-1, 4)
+    has_area_IR = (box_IR4[..., 2] > box_IR4[..., 0]) & (box_IR4[..., 3] > box_IR4[..., 1])
+    return Regions(torch.from_numpy(box_IR4), torch.from_numpy(has_area_IR))
