@@ -210,9 +210,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         return repr(leaves[path]) if path in leaves else "absent"
 
     return [
-        f"{'.'.join(path)} is {said(a, path)} there and {said(b, path)} here"
-        for path in {**a, **b}
-        if said(a, path) != said(b, path)
+        f"{'.'.join(path)}: {said(a, path)} there, {said(b, path)} here" for path in {**a, **b} if said(a, path) != said(b, path)
     ]
 
 
