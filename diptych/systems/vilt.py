@@ -122,7 +122,7 @@ def small() -> Recipe:
             width=192,
             image=Patches.Config(patch=16, grid=8, dropout=0),
             text=TextEmbedding.Config(dropout=0),
-            fusion=SingleStream.Config(layers=6, heads=6, dropout=0),
+            fusion=SingleStream.Config(layers=6, heads=3, dropout=0),
         ),
         data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2),
         train=TrainConfig(steps=4000, batch_size=32, lr=5e-4, schedule="cosine", weight_decay=0.02),
