@@ -49,7 +49,9 @@ class Collate:
         rows = [(i, place) for i in range(len(samples)) for place in self._places(samples[i], sample_ids[i], draw)]
         row_B = np.array([sample_ids[i] * ROWS_PER_SAMPLE + place for i, place in rows], dtype=np.int64)
         encodings = [self._encode(_text(samples[i], place)) for i, place in rows]
-        texts = texts_of(encodings, self.tokenizer.pad_id)
+        false = self._false_texts(samples, rows, row_B, draw, others)
+        length = max(len(encoding.ids) for encoding in (*encodings, *false))  # common, so that objectives can swap texts in place
+        texts = texts_of(encodings, self.tokenizer.pad_id, length)
         images, regions, image_of_SN = self._see(samples, pictures, sample_ids, draw)
         sample_of_B = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(
@@ -61,7 +63,7 @@ class Collate:
             image_of_BN=None if images is None else image_of_SN[sample_of_B],
             images=images,
             regions=regions,
-            false_text=self._false_text(samples, rows, row_B, draw, others),
+            false_text=texts_of(false, self.tokenizer.pad_id, length) if any(encoding.ids for encoding in false) else None,
             keys=tuple(samples[i].key for i, _ in rows),
             samples=tuple(samples[i] for i, _ in rows),
             phrases=tuple(
@@ -87,29 +89,26 @@ class Collate:
     def _encode(self, text: str) -> Encoding:
         return self.tokenizer.encode(text, self.text.max_tokens)
 
-    def _false_text(
+    def _false_texts(
         self,
         samples: Sequence[Sample],
         rows: Sequence[tuple[int, int]],
         row_B: np.ndarray,
         draw: Draw,
         others: Sequence[Sequence[Sample]] | None,
-    ) -> Texts | None:
+    ) -> list[Encoding]:
         """A text for each row that is not true of its picture: the data set's own checked one, else one of another sample.
 
-        Where every other sample has only texts of this one, the empty text stands in: it describes nothing.
+        Where neither is there, the encoding has no tokens at all and the row of `Batch.false_text` is masked out.
         """
-        if others is None and not all(_own_false(samples[i], place) for i, place in rows):
-            return None
         chosen = []
         for (i, place), row in zip(rows, row_B.tolist(), strict=True):
-            text = _own_false(samples[i], place)
+            text = samples[i].false_texts[place] if samples[i].false_texts else ""
             if not text and others is not None:
-                own = set(samples[i].texts)
-                foreign = next((left for other in others[i] if (left := [t for t in other.texts if t not in own])), [""])
-                text = foreign[draw.integers("false text", row, len(foreign))[0, 0]]
-            chosen.append(self._encode(text))
-        return texts_of(chosen, self.tokenizer.pad_id)
+                foreign = next((left for other in others[i] if (left := foreign_texts(samples[i], other))), None)
+                text = foreign[draw.integers("false text", row, len(foreign))[0, 0]] if foreign else ""
+            chosen.append(self._encode(text) if text else Encoding([], [], []))
+        return chosen
 
     # ---------------------------------------------------------------------------------------------------- pictures
 
@@ -151,9 +150,14 @@ class Collate:
         return pixel_HW3, boxes
 
 
-def texts_of(encodings: Sequence[Encoding], pad_id: int) -> Texts:
-    """Encodings padded to the longest of them."""
-    length = max(len(encoding.ids) for encoding in encodings)
+def foreign_texts(sample: Sample, other: Sample) -> list[str]:
+    """Texts of another sample that this one does not have: false of its picture, as far as the data can tell."""
+    own = set(sample.texts)
+    return [text for text in other.texts if text not in own]
+
+
+def texts_of(encodings: Sequence[Encoding], pad_id: int, length: int) -> Texts:
+    """Encodings padded to a common length."""
     token_BT = np.full((len(encodings), length), pad_id, dtype=np.int64)
     word_BT = np.full_like(token_BT, -1)
     length_B = np.empty(len(encodings), dtype=np.int64)
@@ -173,15 +177,14 @@ def _text(sample: Sample, place: int) -> str:
     return sample.texts[place] if sample.texts else ""
 
 
-def _own_false(sample: Sample, place: int) -> str:
-    return sample.false_texts[place] if sample.false_texts else ""
-
-
 def _in_tokens(phrases: Sequence[Phrase], encoding: Encoding) -> tuple[Phrase, ...]:
-    """Character spans as token spans; what was cut off with a long text is left out."""
+    """Character spans as token spans of whole words; what was cut off with a long text is left out."""
     moved = []
     for phrase in phrases:
-        inside = [t for t, (start, end) in enumerate(encoding.offsets) if start < phrase.end and end > phrase.start]
+        words = {
+            w for w, (start, end) in zip(encoding.words, encoding.offsets, strict=True) if start < phrase.end and end > phrase.start
+        }
+        inside = [t for t, word in enumerate(encoding.words) if word >= 0 and word in words]
         if inside:
             moved.append(phrase._replace(start=inside[0], end=inside[-1] + 1))
     return tuple(moved)
