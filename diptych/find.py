@@ -1,0 +1,332 @@
+"""Names to things: `vilt:small` -> a system and a recipe, `vqa` -> a task, `folder:my/pictures@2` -> a reader.
+
+A module that exists can be run: its file name is its name, and nothing is registered anywhere. Built-in systems, tasks and readers
+are the modules of `diptych.systems`, `diptych.tasks` and `diptych.data`; a dotted name (`my_lab.my_system:tiny`) is a module of the
+user's, found from the current directory. The catalogue reads sources without running them, so listing needs no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from diptych import config
+from diptych.config import Recipe, UserError, nearest
+
+if TYPE_CHECKING:
+    from diptych.contracts import System, Task
+    from diptych.data.mixture import Source
+
+HERE = Path(__file__).parent
+EMBEDDED = ("scenes", "names")
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+# ------------------------------------------------------------------------------------------------------- the catalogue
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One module as its source describes it."""
+
+    name: str
+    about: str  # first line of the docstring
+    presets: tuple[str, ...] = ()
+    offers: tuple[str, ...] = ()  # what a system does beyond pre-training: fuse, match, towers, decode, detect
+    objectives: tuple[str, ...] = ()
+    purposes: tuple[str, ...] = ()  # what a reader's samples are for
+    needs: str = field(default="", repr=False)  # files a reader looks for
+
+
+def catalogue(room: Literal["systems", "objectives", "tasks", "data"]) -> dict[str, Entry]:
+    """The modules of a package that hold the thing the package is for."""
+    entries = {}
+    for path in sorted((HERE / room).glob("[!_]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        main = next((node for node in tree.body if isinstance(node, ast.ClassDef) and _IS_MAIN[room](node)), None)
+        if main is None:
+            continue
+        methods = {node.name for node in main.body if isinstance(node, ast.FunctionDef)}
+        imported = [
+            n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
+        ]
+        constants = {
+            target.id: node.value
+            for node in main.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+        entries[path.stem] = Entry(
+            path.stem,
+            (ast.get_docstring(tree) or "").partition("\n")[0],
+            tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_preset(node)),
+            tuple(offer for offer in ("fuse", "match", "towers", "decode", "detect") if offer in methods),
+            tuple(node.module.rpartition(".")[2] for node in imported if node.module),
+            tuple(sorted(_strings(constants.get("purposes")))),
+            " ".join(_strings(constants.get("looks_for"))),
+        )
+    return entries
+
+
+def _bases(node: ast.ClassDef) -> set[str]:
+    return {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+
+
+_IS_MAIN: Mapping[str, Callable[[ast.ClassDef], bool]] = {
+    "systems": lambda node: "System" in _bases(node),
+    "tasks": lambda node: "Task" in _bases(node),
+    "objectives": lambda node: (
+        "Module" in _bases(node) and any(isinstance(n, ast.ClassDef) and n.name == "Config" for n in node.body)
+    ),
+    "data": lambda node: any(isinstance(n, ast.FunctionDef) and n.name == "recognises" for n in node.body),
+}
+
+
+def _is_preset(node: ast.FunctionDef) -> bool:
+    return (
+        not node.args.args and not node.name.startswith("_") and node.returns is not None and ast.unparse(node.returns) == "Recipe"
+    )
+
+
+def _strings(node: ast.AST | None) -> list[str]:
+    """Texts written inside an expression, wherever they stand."""
+    return [] if node is None else [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+
+# --------------------------------------------------------------------------------------------------- systems and tasks
+
+
+class Found(NamedTuple):
+    """A system by name, with the recipe its preset gives."""
+
+    name: str
+    preset: str
+    cls: type[System]
+    recipe: Recipe
+
+
+def system(spec: str) -> Found:
+    """`vilt`, `vilt:small` or `my_lab.my_system:tiny`; without a preset, `small` (or the only one)."""
+    name, _, preset = spec.partition(":")
+    module = _module("systems", name)
+    presets = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and value.__annotations__.get("return") in ("Recipe", Recipe)
+    }
+    chosen = preset or ("small" if "small" in presets else next(iter(presets), ""))
+    if chosen not in presets:
+        raise UserError(f"{name} has no preset '{preset}'{nearest(preset, presets)}")
+    return Found(name, chosen, system_class(name), presets[chosen]())
+
+
+def system_class(name: str) -> type[System]:
+    from diptych.contracts import System
+
+    return _only_class(_module("systems", name), System)
+
+
+def task(name: str) -> ModuleType:
+    """The module of a task: its class is `task_class(name)`, its fine-tuning defaults are `finetuning(recipe)`."""
+    return _module("tasks", name)
+
+
+def task_class(name: str) -> type[Task]:
+    from diptych.contracts import Task
+
+    return _only_class(task(name), Task)
+
+
+def recipe(saved: Mapping[str, Any], system_name: str, task_name: str | None = None) -> Recipe:
+    """The recipe that a `config.json` holds as plain values."""
+    task_config = task_class(task_name).Config if task_name else None
+    return config.checked(saved, system_class(system_name).Config, task_config)
+
+
+def _module(room: Literal["systems", "tasks"], name: str) -> ModuleType:
+    kind = room.removesuffix("s")
+    known = catalogue(room)
+    if name in known:
+        return importlib.import_module(f"diptych.{room}.{name}")
+    if "." in name or Path(f"{name}.py").is_file():
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))  # an installed command, unlike `python -m`, does not look here
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"{kind} {name}: cannot be imported from {Path.cwd()}: {error}") from error
+    raise UserError(f"unknown {kind} '{name}'{nearest(name, known)} (one of your own is named like my_lab.my_{kind})")
+
+
+def _only_class(module: ModuleType, base: type) -> Any:
+    classes = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__ and hasattr(value, "Config")
+    ]
+    if len(classes) != 1:
+        names = ", ".join(cls.__name__ for cls in classes) or "none"
+        raise UserError(f"{module.__name__}: exactly one {base.__name__} with a Config is expected in it, found {names}")
+    return classes[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+class Spec(NamedTuple):
+    """`[kind:]path[@weight]` in parts."""
+
+    text: str
+    kind: str | None
+    path: Path
+    weight: float | None
+
+
+def parse_spec(text: str) -> Spec:
+    rest, at, tail = text.rpartition("@")
+    weight = None
+    if at:
+        try:
+            weight = float(tail)
+        except ValueError:
+            rest = text  # an @ in a file name
+    else:
+        rest = text
+    if weight is not None and not 0 < weight < float("inf"):
+        raise UserError(f"--data {text}: the weight after @ must be a positive number, not {tail}")
+    kind, colon, path = rest.partition(":")
+    kinds = catalogue("data")
+    if not colon or len(kind) == 1 or Path(rest).exists():  # one letter is a Windows drive
+        return Spec(text, None, Path(rest), weight)
+    if kind not in kinds:
+        raise UserError(f"--data {text}: no reader '{kind}'{nearest(kind, kinds)}")
+    return Spec(text, kind, Path(path), weight)
+
+
+def readers(specs: Sequence[str], split: str, purpose: str, limit: int | None = None) -> list[Source]:
+    """Open every data set for one purpose ("pretrain", or a task's). `scenes` and `names` are made on the way where they lack."""
+    from diptych.data.mixture import Source
+
+    sources = []
+    for text in specs:
+        spec = parse_spec(text)
+        reader = _reader_class(spec, purpose).open(_root(spec), split, limit)
+        sources.append(Source(text, reader, spec.weight))
+    return sources
+
+
+def embedded(name: str) -> Path:
+    """Where an embedded data set lies: under $DIPTYCH_DATA, or data/ in the current directory."""
+    return Path(os.environ.get("DIPTYCH_DATA") or "data") / name
+
+
+def make_embedded(name: str, root: Path, small: bool = False) -> None:
+    """Compose an embedded data set. Under torchrun the first process does it and the others wait."""
+    from diptych import dist
+
+    def make() -> None:
+        print(f"{root}: not there yet; composing the embedded {name} (once)", file=sys.stderr, flush=True)
+        importlib.import_module("diptych.atelier.make" if name == "scenes" else f"diptych.atelier.{name}").make(root, small=small)
+
+    dist.on_first(make)
+
+
+def _root(spec: Spec) -> Path:
+    if str(spec.path) not in EMBEDDED or spec.path.exists():
+        return spec.path
+    root = embedded(str(spec.path))
+    if not (root / "dataset.json").is_file():
+        make_embedded(str(spec.path), root)
+    return root
+
+
+def _reader_class(spec: Spec, purpose: str) -> Any:
+    """The reader that fits a path and a purpose; a refusal says what was found there and what was looked for."""
+    root = _root(spec)
+    known = catalogue("data")
+    fit = {name: entry for name, entry in known.items() if purpose in entry.purposes}
+    if spec.kind:
+        if spec.kind not in fit:
+            raise UserError(
+                f"--data {spec.text}: {spec.kind} is for {', '.join(known[spec.kind].purposes)}, not {purpose}{_for(purpose, fit)}"
+            )
+        fit = {spec.kind: fit[spec.kind]}
+    if not root.exists():
+        raise UserError(f"--data {spec.text}: no such file or folder{_near_path(root)}")
+    found = _contents(root)
+    if not found:
+        raise UserError(f"--data {spec.text}: the {'folder' if root.is_dir() else 'file'} is empty; {_looked_for(fit)}")
+    classes = {name: _class_with(importlib.import_module(f"diptych.data.{name}"), "recognises") for name in fit}
+    able = {name: cls for name, cls in classes.items() if cls.recognises(root)}
+    if str(spec.path) in EMBEDDED and len(able) > 1:
+        able = dict(list(able.items())[:1])
+    if len(able) == 1:
+        return next(iter(able.values()))
+    if able:
+        raise UserError(
+            f"--data {spec.text}: {' and '.join(able)} can all read it; say which, for example {next(iter(able))}:{spec.path}"
+        )
+    others = [
+        f"{name} (for {', '.join(entry.purposes)})"
+        for name, entry in known.items()
+        if name not in fit and _class_with(importlib.import_module(f"diptych.data.{name}"), "recognises").recognises(root)
+    ]
+    instead = f"; it could be read as {' or '.join(others)}" if others else ""
+    raise UserError(f"--data {spec.text}: nothing for {purpose} in it (found {found}); {_looked_for(fit)}{instead}")
+
+
+def _class_with(module: ModuleType, method: str) -> Any:
+    return next(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__ and hasattr(c, method))
+
+
+def _for(purpose: str, fit: Mapping[str, Entry]) -> str:
+    return f"; for {purpose}: {', '.join(fit) or 'none'}"
+
+
+def _looked_for(fit: Mapping[str, Entry]) -> str:
+    return "looked for " + "; or ".join(f"{entry.needs or entry.about} ({name})" for name, entry in fit.items())
+
+
+def _contents(root: Path) -> str:
+    """What lies at a path, in a few words: "212 pictures, 1 .xlsx"."""
+    if root.is_file():
+        return f"a {root.suffix or 'nameless'} file" if root.stat().st_size else ""
+    kinds = Counter(
+        "folders"
+        if entry.is_dir()
+        else "pictures"
+        if entry.suffix.lower() in PICTURES
+        else entry.suffix or "files without a suffix"
+        for entry in _some(root)
+    )
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+
+
+def _some(root: Path, most: int = 10_000) -> Iterator[Path]:
+    for count, entry in enumerate(root.iterdir()):
+        if count == most:
+            return
+        if not entry.name.startswith("."):
+            yield entry
+
+
+def _near_path(path: Path) -> str:
+    """The neighbour that was probably meant, or how far the path does exist."""
+    parent = next((p for p in path.parents if p.exists()), Path("."))
+    lost = path.relative_to(parent).parts[0] if parent != Path(".") or not path.is_absolute() else path.name
+    names = [entry.name for entry in _some(parent)] if parent.is_dir() else []
+    guess = nearest(lost, [*names, *EMBEDDED])
+    return guess if "did you mean" in guess else f" ({parent}/ is there, {lost} is not in it)"
