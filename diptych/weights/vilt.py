@@ -1,0 +1,287 @@
+"""ViLT's published weights into ours and back: Hugging Face's layout both ways, and the authors' own .ckpt in.
+
+    dandelin/vilt-b32-mlm, -mlm-itm, -finetuned-coco ...    a folder: config.json, model.safetensors or pytorch_model.bin
+    vilt_200k_mlm_itm.ckpt ...                              the authors' file (Lightning): {"state_dict": ...}
+
+The shapes of the tensors tell every size but the number of heads. Hugging Face's configuration has one LayerNorm eps for
+everything (1e-12); the authors trained with 1e-12 in the text embedding and the masked-word head and 1e-6 in the blocks, and
+so do we. A folder's own value is followed, so that its numbers come out as transformers gives them; exporting keeps the value
+of the blocks.
+
+What a file may lack or have: a ViltModel has neither head; retrieval models have one match logit (`rank_output`), which becomes our
+match row over a mismatch row of zeros; classifiers of VQA and NLVR2 belong to tasks, are no part of the system, and are reported.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+import diptych
+from diptych.checkpoint import read_weights, write_file, write_json
+from diptych.config import UserError
+from diptych.text import tokenizer
+from diptych.weights.rename import Report, State, Table, layers_in
+
+_TEXT, _LAYER = "vilt.embeddings.text_embeddings", "fusion.encoder.layers.{i}"
+
+HUGGING_FACE = Table(
+    [
+        ("text.word.weight", f"{_TEXT}.word_embeddings.weight"),
+        ("text.position.weight", f"{_TEXT}.position_embeddings.weight"),
+        ("text.segment.weight", f"{_TEXT}.token_type_embeddings.weight"),
+        ("text.norm.*", f"{_TEXT}.LayerNorm.*"),
+        ("fusion.modality.weight", "vilt.embeddings.token_type_embeddings.weight"),
+        ("image.cls", "vilt.embeddings.cls_token 2"),
+        ("image.position", "vilt.embeddings.position_embeddings 1"),
+        ("image.project.*", "vilt.embeddings.patch_embeddings.projection.*"),
+        (f"{_LAYER}.attention_norm.*", "vilt.encoder.layer.{i}.layernorm_before.*"),
+        (f"{_LAYER}.attention.qkv.*", "vilt.encoder.layer.{i}.attention.attention.{query,key,value}.*"),
+        (f"{_LAYER}.attention.out.*", "vilt.encoder.layer.{i}.attention.output.dense.*"),
+        (f"{_LAYER}.ffn_norm.*", "vilt.encoder.layer.{i}.layernorm_after.*"),
+        (f"{_LAYER}.ffn.up.*", "vilt.encoder.layer.{i}.intermediate.dense.*"),
+        (f"{_LAYER}.ffn.down.*", "vilt.encoder.layer.{i}.output.dense.*"),
+        ("fusion.encoder.norm.*", "vilt.layernorm.*"),
+        ("fusion.pooler.dense.*", "vilt.pooler.dense.*"),
+        ("mlm.head.dense.*", "mlm_score.transform.dense.*"),
+        ("mlm.head.norm.*", "mlm_score.transform.LayerNorm.*"),
+        ("mlm.head.decoder.weight", "mlm_score.decoder.weight"),
+        ("mlm.head.bias", "mlm_score.decoder.bias"),
+        ("itm.head.*", "itm_score.fc.*"),
+    ]
+)
+
+AUTHORS = Table(
+    [
+        ("text.word.weight", "text_embeddings.word_embeddings.weight"),
+        ("text.position.weight", "text_embeddings.position_embeddings.weight"),
+        ("text.segment.weight", "text_embeddings.token_type_embeddings.weight"),
+        ("text.norm.*", "text_embeddings.LayerNorm.*"),
+        ("fusion.modality.weight", "token_type_embeddings.weight"),
+        ("image.cls", "transformer.cls_token 2"),
+        ("image.position", "transformer.pos_embed 1"),
+        ("image.project.*", "transformer.patch_embed.proj.*"),
+        (f"{_LAYER}.attention_norm.*", "transformer.blocks.{i}.norm1.*"),
+        (f"{_LAYER}.attention.qkv.*", "transformer.blocks.{i}.attn.qkv.*"),
+        (f"{_LAYER}.attention.out.*", "transformer.blocks.{i}.attn.proj.*"),
+        (f"{_LAYER}.ffn_norm.*", "transformer.blocks.{i}.norm2.*"),
+        (f"{_LAYER}.ffn.up.*", "transformer.blocks.{i}.mlp.fc1.*"),
+        (f"{_LAYER}.ffn.down.*", "transformer.blocks.{i}.mlp.fc2.*"),
+        ("fusion.encoder.norm.*", "transformer.norm.*"),
+        ("fusion.pooler.dense.*", "pooler.dense.*"),
+        ("mlm.head.dense.*", "mlm_score.transform.dense.*"),
+        ("mlm.head.norm.*", "mlm_score.transform.LayerNorm.*"),
+        ("mlm.head.decoder.weight", "mlm_score.decoder.weight"),
+        ("mlm.head.bias", "mlm_score.bias"),
+        ("itm.head.*", "itm_score.fc.*"),
+    ]
+)
+
+
+def from_hugging_face(state: State, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor], Report]:
+    """(our system's configuration, our weights, report) from a state dict and the content of its config.json."""
+    theirs = {name if name.startswith(_OUTSIDE) else f"vilt.{name.removeprefix('vilt.')}": tensor for name, tensor in state.items()}
+    theirs.pop(f"{_TEXT}.position_ids", None)  # a buffer of older files: 0, 1, 2 ...
+    if "mlm_score.bias" in theirs:  # older files; some hold it twice
+        theirs["mlm_score.decoder.bias"] = theirs.pop("mlm_score.bias")
+    _rank_to_match(theirs)
+    ours, report = HUGGING_FACE.to_ours(theirs, layers_in(theirs, "vilt.encoder.layer.{i}."))
+    eps = config["layer_norm_eps"]
+    dropout, attention_dropout = config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]
+    system = _system(ours, config["num_attention_heads"], eps, eps, dropout, attention_dropout)
+    return system, ours, _without_absent_heads(report, system)
+
+
+def from_authors(state: State) -> tuple[dict[str, Any], dict[str, Tensor], Report]:
+    theirs = dict(state)
+    theirs.pop("text_embeddings.position_ids", None)
+    _rank_to_match(theirs)
+    ours, report = AUTHORS.to_ours(theirs, layers_in(theirs, "transformer.blocks.{i}."))
+    system = _system(ours, heads=_width(ours) // 64, text_eps=1e-12, block_eps=1e-6, dropout=0.1, attention_dropout=0.0)
+    return system, ours, _without_absent_heads(report, system)
+
+
+def to_hugging_face(system: dict[str, Any], state: State) -> tuple[dict[str, Any], dict[str, Tensor], Report]:
+    """(content of config.json, weights, report); the match head, which transformers lacks, goes by the authors' name."""
+    layers = system["fusion"]["layers"]
+    theirs, report = HUGGING_FACE.to_theirs(state, layers)
+    vocab_size, width = state["text.word.weight"].shape
+    config = {
+        "architectures": ["ViltForMaskedLM"],
+        "model_type": "vilt",
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": system["fusion"]["heads"],
+        "intermediate_size": state["fusion.encoder.layers.0.ffn.up.weight"].shape[0],
+        "hidden_dropout_prob": system["fusion"]["dropout"],
+        "attention_probs_dropout_prob": system["fusion"]["attention_dropout"],
+        "layer_norm_eps": system["fusion"]["eps"],
+        "max_position_embeddings": state["text.position.weight"].shape[0],
+        "type_vocab_size": state["text.segment.weight"].shape[0],
+        "modality_type_vocab_size": state["fusion.modality.weight"].shape[0],
+        "image_size": system["image"]["grid"] * system["image"]["patch"],
+        "patch_size": system["image"]["patch"],
+        "max_image_length": -1,
+        "tie_word_embeddings": "mlm.head.decoder.weight" not in state,
+    }
+    return config, theirs, _without_absent_heads(report, system)
+
+
+def convert(source: Path, dest: Path) -> dict[str, Any]:
+    """Published weights to one of our run directories, or one of ours to Hugging Face's layout, whichever `source` is not."""
+    dest.mkdir(parents=True, exist_ok=True)
+    config = _read_json(source / "config.json") if source.is_dir() else {}
+    if "recipe" in config:
+        report = _export(source, dest, config["recipe"])
+    elif config.get("model_type") == "vilt":
+        system, weights, report = from_hugging_face(_read_folder(source), config)
+        _write_run(source, dest, system, weights)
+    elif source.is_file():
+        system, weights, report = from_authors(_torch_load(source).get("state_dict", {}))
+        _write_run(source, dest, system, weights)
+    else:
+        raise UserError(
+            f"{source}: neither a ViLT folder of Hugging Face's layout, nor the authors' .ckpt, nor a run directory of ours"
+        )
+    return {"source": str(source), "dest": str(dest), **report.to_dict()}
+
+
+_OUTSIDE = ("vilt.", "mlm_score.", "itm_score.", "rank_output.", "classifier.")
+
+
+def _rank_to_match(theirs: dict[str, Tensor]) -> None:
+    if "rank_output.weight" in theirs and "itm_score.fc.weight" not in theirs:
+        for end in ("weight", "bias"):
+            row = theirs.pop(f"rank_output.{end}")
+            theirs[f"itm_score.fc.{end}"] = torch.cat([torch.zeros_like(row), row])
+
+
+def _width(ours: State) -> int:
+    if "text.word.weight" not in ours:
+        raise UserError("no ViLT: the weights have no word embeddings under a known name")
+    return ours["text.word.weight"].shape[1]
+
+
+def _system(ours: State, heads: int, text_eps: float, block_eps: float, dropout: float, attention_dropout: float) -> dict[str, Any]:
+    """Our configuration, as plain data: what the tensors show, and what has to be told."""
+    width, has_mlm, has_itm = _width(ours), "mlm.head.dense.weight" in ours, "itm.head.weight" in ours
+    return {
+        "kind": "vilt",
+        "width": width,
+        "image": {
+            "kind": "patches",
+            "patch": ours["image.project.weight"].shape[-1],
+            "grid": round((len(ours["image.position"]) - 1) ** 0.5),
+            "dropout": dropout,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        },
+        "text": {
+            "kind": "embedding",
+            "positions": len(ours["text.position.weight"]),
+            "segments": len(ours["text.segment.weight"]),
+            "eps": text_eps,
+            "dropout": dropout,
+        },
+        "fusion": {
+            "kind": "single_stream",
+            "pictures": len(ours["fusion.modality.weight"]) - 1,
+            "layers": layers_in(ours, "fusion.encoder.layers.{i}."),
+            "heads": heads,
+            "ffn_ratio": len(ours["fusion.encoder.layers.0.ffn.up.weight"]) / width,
+            "norm": "pre",
+            "eps": block_eps,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+        },
+        # a masked-word head without its own matrix decodes with the word embeddings
+        "mlm": {"eps": text_eps, "tied": "mlm.head.decoder.weight" not in ours} if has_mlm else None,
+        "itm": {} if has_itm else None,
+        "wpa": {} if has_itm else None,
+    }
+
+
+def _without_absent_heads(report: Report, system: dict[str, Any]) -> Report:
+    """A head that is not there at all is a fact about the file, not a gap in it; a tied decoder likewise."""
+    absent = [names for head, names in (("mlm", ("mlm_score.", "mlm.")), ("itm", ("itm_score.", "itm."))) if not system[head]]
+    if system["mlm"] and system["mlm"].get("tied"):
+        absent.append(("mlm_score.decoder.weight", "mlm.head.decoder.weight"))
+    report.missing = [name for name in report.missing if not any(name.startswith(names) for names in absent)]
+    return report
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has no {path.name}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})") from None
+
+
+def _read_folder(folder: Path) -> State:
+    if (folder / "model.safetensors").is_file():
+        return read_weights(folder / "model.safetensors")
+    return _torch_load(folder / "pytorch_model.bin")
+
+
+def _torch_load(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has neither model.safetensors nor pytorch_model.bin") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as plain tensors ({str(error).splitlines()[0]})") from None
+
+
+def _write_run(source: Path, dest: Path, system: dict[str, Any], weights: State) -> None:
+    """A run directory with the published training settings, ready for `--from`."""
+    folder = source if source.is_dir() else source.parent
+    vocabulary = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), None)
+    if vocabulary is None:
+        raise UserError(f"{folder} has no vocab.txt (or tokenizer.json): put bert-base-uncased's beside the weights")
+    words = tokenizer.load(str(vocabulary))
+    if words.vocab_size != len(weights["text.word.weight"]):
+        raise UserError(
+            f"{vocabulary} has {words.vocab_size} tokens, the weights {len(weights['text.word.weight'])}: not their vocabulary"
+        )
+    words.save(dest / "tokenizer.json")
+    short = system["image"]["grid"] * system["image"]["patch"]
+    image = {"short": short, "long": short * 1333 // 800, "multiple": system["image"]["patch"]}
+    recipe = {
+        "system": system,
+        "text": {"vocab": str((dest / "tokenizer.json").resolve()), "max_tokens": system["text"]["positions"]},
+        "data": {"image": image},
+        "train": {"steps": 200_000, "batch_size": 4096, "lr": 1e-4, "clip": None},
+    }
+    about = {"diptych": diptych.__version__, "verb": "convert", "system": "vilt", "preset": None, "task": None, "from": str(source)}
+    write_json(dest / "config.json", {**about, "recipe": recipe, "data": [], "init": {}})
+    write_file(dest / "model.safetensors", save(dict(weights)))
+    write_file(dest / "README.md", f"# ViLT\n\nConverted by `diptych convert vilt` from `{source.name}`.\n".encode())
+
+
+def _export(source: Path, dest: Path, recipe: dict[str, Any]) -> Report:
+    system, image = recipe["system"], recipe["data"]["image"]
+    if system["kind"] != "vilt" or system["fusion"]["kind"] != "single_stream":
+        raise UserError(f"{source}: Hugging Face's ViLT is patches in a single stream; this is {system['kind']}")
+    config, weights, report = to_hugging_face(system, read_weights(source / "model.safetensors"))
+    write_json(dest / "config.json", config)
+    write_file(dest / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    write_file(dest / "tokenizer.json", (source / "tokenizer.json").read_bytes())
+    processor = {
+        "image_processor_type": "ViltImageProcessor",
+        "processor_class": "ViltProcessor",
+        "size": {"shortest_edge": image["short"]},
+        "size_divisor": image["multiple"],
+        "image_mean": list(system["image"]["mean"]),
+        "image_std": list(system["image"]["std"]),
+    }
+    write_json(dest / "preprocessor_config.json", processor)
+    return report

@@ -1,0 +1,240 @@
+"""Ours against transformers' ViLT: same random weights, same pictures of different sizes, same numbers."""
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from diptych.config import UserError
+from diptych.contracts import IGNORE, Batch, Fused, Images
+from diptych.image.pixels import normalise
+from diptych.systems.vilt import ViLT
+from diptych.weights import rename
+from diptych.weights import vilt as weights
+
+SIZES = ((192, 256), (160, 320), (288, 192))  # pixels; none has the 12 x 12 grid of the learned positions
+LENGTHS = (11, 7, 9)
+
+
+class Words:
+    vocab_size, pad_id, unk_id, cls_id, sep_id, mask_id = 500, 0, 100, 101, 102, 103
+
+
+class Answers(NamedTuple):
+    out: Any  # transformers' output
+    final: torch.Tensor  # its states behind the last norm
+    pooled: torch.Tensor
+    match: torch.Tensor
+    itm: torch.Tensor
+    fused: Fused
+    layers: list[torch.Tensor]
+    places: list[tuple[torch.Tensor, torch.Tensor]]  # of each picture: where its patches lie, row by row, in theirs and in ours
+
+
+@pytest.fixture(scope="module")
+def theirs() -> nn.Module:
+    """ViT-B/32's shape (12 layers, 12 heads, 12 x 12 positions, patches of 32) at a small width, every parameter stirred."""
+    from transformers import ViltConfig, ViltForMaskedLM
+
+    torch.manual_seed(0)
+    config = ViltConfig(hidden_size=48, intermediate_size=192, vocab_size=Words.vocab_size)
+    model = ViltForMaskedLM(config).eval()
+    # the published files hold a decoder of its own; transformers 5 ties it whatever the configuration says
+    model.mlm_score.decoder.weight = nn.Parameter(model.mlm_score.decoder.weight.detach().clone())
+    model.itm_score = nn.ModuleDict({"fc": nn.Linear(48, 2)})  # as the authors' code names it; transformers has none
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def ours(theirs) -> ViLT:
+    system, state, report = weights.from_hugging_face(theirs.state_dict(), theirs.config.to_dict())
+    assert not report
+    model = ViLT(ViLT.Config.model_validate(system), Words()).eval()
+    assert not rename.compare(model, state)
+    model.load_state_dict(state)
+    return model
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    random = torch.Generator().manual_seed(1)
+    mask_IHW = torch.zeros(3, 288, 320, dtype=torch.bool)
+    for mask_HW, (height, width) in zip(mask_IHW, SIZES, strict=True):
+        mask_HW[:height, :width] = True
+    pixel_I3HW = torch.randint(0, 256, (3, 3, 288, 320), generator=random, dtype=torch.uint8)
+    pixel_I3HW[0, :, :100] = 0  # black is not padding
+    place_T = torch.arange(max(LENGTHS))
+    text_mask_BT = place_T < torch.tensor(LENGTHS)[:, None]
+    text_BT = torch.randint(104, Words.vocab_size, text_mask_BT.shape, generator=random) * text_mask_BT
+    labels_BT = torch.full_like(text_BT, IGNORE)
+    labels_BT[[0, 0, 1, 2], [2, 5, 3, 4]] = torch.tensor([111, 222, 333, 444])
+    return Batch(
+        text_BT=text_BT,
+        text_mask_BT=text_mask_BT,
+        segment_BT=torch.zeros_like(text_BT),
+        word_BT=place_T.expand_as(text_BT),
+        row_B=torch.arange(3),
+        image_of_BN=torch.arange(3)[:, None],
+        images=Images(pixel_I3HW, mask_IHW),
+        labels={"mlm": labels_BT, "itm": torch.tensor([1, 0, 1])},
+        counts={"mlm": 4, "itm": 3, "wpa": 3},
+    )
+
+
+@pytest.fixture(scope="module")
+def answers(theirs, ours, batch):
+    """Everything both models say, with transformers' randomly ordered patches put back in their places."""
+    order = {}
+    embeddings, inner = theirs.vilt.embeddings, theirs.vilt.embeddings.visual_embed
+
+    def visual_embed(*args, **kwargs):
+        embedded, mask, (order["patch"], grid) = inner(*args, **kwargs)
+        order["mask"] = mask.bool()
+        return embedded, mask, (order["patch"], grid)
+
+    embeddings.visual_embed = visual_embed
+    out = theirs(
+        input_ids=batch.text_BT,
+        attention_mask=batch.text_mask_BT.long(),
+        pixel_values=normalise(batch.images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        pixel_mask=batch.images.mask_IHW.long(),
+        labels=batch.labels["mlm"],
+        output_hidden_states=True,
+    )
+    del embeddings.visual_embed
+    final = theirs.vilt.layernorm(out.hidden_states[-1])
+    pooled = theirs.vilt.pooler(final)
+    match_B2 = theirs.itm_score["fc"](pooled)
+    itm = F.cross_entropy(match_B2, batch.labels["itm"])
+
+    layers = []
+    hooks = [layer.register_forward_hook(lambda _m, _i, o: layers.append(o)) for layer in ours.fusion.encoder.layers]
+    fused = ours.fuse(batch)
+    for hook in hooks:
+        hook.remove()
+
+    length = batch.text_BT.shape[1]
+    theirs_by_place, ours_by_place = [], []
+    for b, (height, width) in enumerate(SIZES):
+        patches = height // 32 * (width // 32)
+        place_P = (order["patch"][b] * torch.tensor([width // 32, 1])).sum(-1)[order["mask"][b, 1:]]
+        assert sorted(place_P.tolist()) == list(range(patches))
+        theirs_by_place.append(
+            place_P.argsort() + length + 1 if patches == len(order["patch"][b]) else torch.arange(patches) + length + 1
+        )
+        ours_by_place.append(torch.arange(patches) + length + 1)
+    places = list(zip(theirs_by_place, ours_by_place, strict=True))
+    return Answers(out, final, pooled, match_B2, itm, fused, layers, places)
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_hidden_states_of_every_layer(answers, batch):
+    length = batch.text_BT.shape[1]
+    for theirs, ours in zip(answers.out.hidden_states[1:], answers.layers, strict=True):
+        for b, (their_P, our_P) in enumerate(answers.places):
+            text = LENGTHS[b]
+            close(ours[b, :text], theirs[b, :text])
+            close(ours[b, length], theirs[b, length])  # the picture's CLS token
+            close(ours[b, our_P], theirs[b, their_P])
+
+
+def test_text_states_pooled_and_logits(answers, batch, ours):
+    fused, mask = answers.fused, batch.text_mask_BT
+    close(fused.text_BTD[mask], answers.final[:, : mask.shape[1]][mask])
+    close(fused.image_BVD[:, 0], answers.final[:, mask.shape[1]])
+    close(fused.pooled_BD, answers.pooled)
+    close(ours.mlm.head(fused.text_BTD)[mask], answers.out.logits[mask])
+    close(ours.itm.head(fused.pooled_BD), answers.match)
+    close(ours.match(fused), answers.match[:, 1] - answers.match[:, 0])
+
+
+def test_losses_and_gradients(answers, batch, ours, theirs):
+    mlm, itm = ours.mlm(answers.fused, batch), ours.itm(answers.fused, batch)
+    close(mlm.sum / mlm.count, answers.out.loss)
+    close(itm.sum / itm.count, answers.itm)
+    (mlm.sum / mlm.count + itm.sum / itm.count).backward()
+    (answers.out.loss + answers.itm).backward()
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    _, expected, report = weights.from_hugging_face(gradients, theirs.config.to_dict())
+    assert not report
+    for name, parameter in ours.named_parameters():
+        error = (parameter.grad - expected[name]).norm() / expected[name].norm()
+        assert error < 1e-4, (name, error.item())
+
+
+def test_back_to_hugging_face(ours, theirs):
+    config, state, report = weights.to_hugging_face(ours.config.model_dump(), ours.state_dict())
+    assert not report
+    assert state.keys() == theirs.state_dict().keys()
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    for name, value in config.items():
+        if name not in ("architectures", "tie_word_embeddings"):
+            assert getattr(theirs.config, name) == value, name
+
+
+def test_authors_names_lead_to_the_same_weights(ours):
+    state = ours.state_dict()
+    released, report = weights.AUTHORS.to_theirs(state, layers=12)
+    assert not report
+    assert released["transformer.blocks.3.attn.qkv.weight"].shape == (144, 48)
+    assert released["transformer.pos_embed"].shape == (1, 145, 48)
+    _, again, report = weights.from_authors(released)
+    assert not report
+    assert all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_report_names_what_does_not_fit(ours, theirs):
+    state = dict(theirs.state_dict())
+    state["vilt.pooler.strange"] = state.pop("vilt.pooler.dense.bias")
+    _, mine, report = weights.from_hugging_face(state, theirs.config.to_dict())
+    assert report.missing == ["vilt.pooler.dense.bias"]
+    assert report.unexpected == ["vilt.pooler.strange"]
+    mine["fusion.modality.weight"] = torch.zeros(3, 48)
+    found = rename.compare(ours, mine)
+    assert found.missing == ["fusion.pooler.dense.bias"]
+    assert found.shapes == ["fusion.modality.weight: 3x48 delivered, 2x48 wanted"]
+
+
+def test_files_without_heads_and_with_a_rank_head(theirs, ours, batch, answers):
+    config = theirs.config.to_dict()
+    bare = {name.removeprefix("vilt."): t for name, t in theirs.state_dict().items() if name.startswith("vilt.")}
+    system, state, report = weights.from_hugging_face(bare, config)
+    assert not report
+    assert system["mlm"] is None
+    assert system["itm"] is None
+    rank = {**theirs.vilt.state_dict(prefix="vilt."), "rank_output.weight": torch.randn(1, 48), "rank_output.bias": torch.randn(1)}
+    system, state, report = weights.from_hugging_face(rank, config)
+    assert not report
+    ranker = ViLT(ViLT.Config.model_validate({**system, "mlm": None}), Words())
+    ranker.load_state_dict(state)
+    with torch.no_grad():
+        fused = answers.fused
+        close(ranker.match(fused), F.linear(fused.pooled_BD, rank["rank_output.weight"], rank["rank_output.bias"])[:, 0])
+
+
+def test_convert_there_and_back(tmp_path, theirs):
+    there, run, back = tmp_path / "vilt", tmp_path / "run", tmp_path / "back"
+    there.mkdir()
+    save_file({n: t.contiguous() for n, t in theirs.state_dict().items()}, there / "model.safetensors")
+    (there / "config.json").write_text(json.dumps(theirs.config.to_dict()))
+    with pytest.raises(UserError, match=r"no vocab\.txt"):
+        weights.convert(there, run)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (there / "vocab.txt").write_text("\n".join(special + [f"w{i}" for i in range(Words.vocab_size - 5)]))
+    assert weights.convert(there, run)["missing"] == []
+    recipe = json.loads((run / "config.json").read_text())["recipe"]
+    assert not rename.compare(ViLT(ViLT.Config.model_validate(recipe["system"]), Words()), load_file(run / "model.safetensors"))
+    assert weights.convert(run, back)["unexpected"] == []
+    again = load_file(back / "model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in theirs.state_dict().items())
