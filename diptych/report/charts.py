@@ -1,12 +1,20 @@
-"""Charts as inline SVG and HTML: bars with 95 % intervals and a chance line, learning curves with bands, stages on a time axis.
+"""Charts: bars with 95 % intervals and a chance line, dots by group, learning curves with bands, stages on a time axis.
 
-Colours come from the page's CSS variables, so one drawing serves light, dark and paper. Every chart carries a text alternative.
+Bars, dots and stages are tables and positioned boxes, so their words keep their size on a phone; curves are inline SVG. Colours
+are the page's CSS variables by `tone`, so one drawing serves light, dark and paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from diptych.report.page import fill
+
+TONES = 8  # colours in page.css; later lines begin again
 
 
 @dataclass(frozen=True)
@@ -28,3 +36,142 @@ class Curve:
     value: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    name: str
+    score: Score
+    note: str = ""
+    tone: int = 0
+    chance: float | None = None  # of this bar alone
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart. One that starts late is drawn with a dotted lead from 0: minutes already spent without an answer."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    tone: int = 0
+
+
+def bars(rows: Sequence[Bar], label: str, chance: float | None = None, large: bool = False) -> Markup:
+    """A table whose middle column draws each score from 0 to 100, its interval, and the chance line."""
+    return fill("bars.html", rows=rows, label=label, chance=chance, large=large)
+
+
+def dots(
+    groups: Mapping[str, Mapping[str, Score]],
+    names: Sequence[str],
+    label: str,
+    chances: Mapping[str, float],
+    notes: Mapping[str, str],
+) -> Markup:
+    """One row a group (question type, split), one dot a name, whiskers for the interval; the figures follow as a table.
+
+    `groups` maps group -> name -> score; a name's place in `names` is its tone.
+    """
+    return fill("dots.html", groups=groups, names=names, label=label, chances=chances, notes=notes)
+
+
+def key(names: Sequence[str]) -> Markup:
+    """Which colour is whose."""
+    return fill("key.html", names=names)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Data range [low, high] onto pixels [start, stop]."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start), 1)
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) that lie in [low, high]."""
+    span = max(high - low, 1e-9)
+    power = 10.0 ** math.floor(math.log10(span / most))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= most)
+    first = math.ceil(low / step - 1e-9)
+    return [round((first + i) * step, 10) for i in range(int((high - first * step) / step + 1e-9) + 1)]
+
+
+def short(value: float) -> str:
+    """1500 -> "1.5k"; 2000000 -> "2M"; 0.25 -> "0.25"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+WIDTH, HEIGHT = 560, 350
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 48  # margins
+
+
+def curves(lines: Sequence[Line], x_label: str, y_label: str, chance: float | None = None) -> Markup:
+    """Lines with bands. Points that are not finite are left out."""
+    drawn = [_finite(line) for line in lines]
+    drawn = [line for line in drawn if line.x]
+    if not drawn:
+        return Markup("")
+    xs = [x for line in drawn for x in line.x]
+    ys = [y for line in drawn for part in (line.y, line.low, line.high) for y in part] + ([] if chance is None else [chance])
+    pad = 0.06 * (max(ys) - min(ys)) or 1.0
+    low = min(ys) - pad if min(ys) < 0 else max(0.0, min(ys) - pad)
+    x_axis = _Axis(0.0, max(xs) or 1.0, LEFT, WIDTH - RIGHT)
+    y_axis = _Axis(low, max(ys) + pad, HEIGHT - BOTTOM, TOP)
+    shapes = []
+    for line in drawn:
+        points = [(x_axis(x), y_axis(y)) for x, y in zip(line.x, line.y, strict=True)]
+        band = [(x_axis(x), y_axis(y)) for x, y in zip(line.x, line.low, strict=False)]
+        band += reversed([(x_axis(x), y_axis(y)) for x, y in zip(line.x, line.high, strict=False)])
+        floor = HEIGHT - BOTTOM - 7 - 7 * line.tone  # leads of several arms side by side
+        lead = [(LEFT + 3, floor), (points[0][0], floor)] if points[0][0] - LEFT > 0.04 * WIDTH else []
+        shapes.append(
+            {"line": line, "path": _path(points), "band": band and _path(band), "lead": lead and _path(lead), "end": points[-1]}
+        )
+    words = "; ".join(f"{line.name} ends at {short(line.y[-1])}" for line in drawn)
+    return fill(
+        "curves.html",
+        width=WIDTH,
+        height=HEIGHT,
+        shapes=shapes,
+        x_ticks=[(x_axis(t), short(t)) for t in ticks(x_axis.low, x_axis.high)],
+        y_ticks=[(y_axis(t), short(t)) for t in ticks(y_axis.low, y_axis.high)],
+        box=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        chance=None if chance is None else (y_axis(chance), chance),
+        x_label=x_label,
+        y_label=y_label,
+        alt=f"{y_label} over {x_label}. {words}.",
+    )
+
+
+def _finite(line: Line) -> Line:
+    keep = [i for i, (x, y) in enumerate(zip(line.x, line.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
+
+    def kept(part: Sequence[float]) -> list[float]:
+        return [float(part[i]) for i in keep] if len(part) else []
+
+    return Line(line.name, kept(line.x), kept(line.y), kept(line.low), kept(line.high), line.tone)
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+
+
+def tracks(rows: Sequence[tuple[str, int, Sequence[tuple[str, float]]]], label: str) -> Markup:
+    """What each arm's minutes went to: (name, tone, [(stage, minutes)]) drawn to one scale."""
+    longest = max((sum(minutes for _, minutes in stages) for _, _, stages in rows), default=0.0)
+    if longest <= 0:
+        return Markup("")
+    stages = list(dict.fromkeys(stage for _, _, parts in rows for stage, _ in parts))
+    return fill("tracks.html", rows=rows, label=label, longest=longest, stages=stages)

@@ -9,10 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from diptych.report.charts import Curve, Score
-from diptych.report.gallery import ImageQuery, MaskedWord, Question, TextQuery
-from diptych.report.overlay import Transport
-from diptych.report.sheet import Scene
+from markupsafe import Markup
+
+from diptych.report.charts import Bar, Curve, Line, Score, bars, curves, dots, key, tracks
+from diptych.report.gallery import (
+    ImageQuery,
+    MaskedWord,
+    Question,
+    TextQuery,
+    answered_questions,
+    filled_words,
+    retrieved_pictures,
+    retrieved_texts,
+)
+from diptych.report.overlay import Transport, transport_map
+from diptych.report.page import Section, duration, macro, number, page
+from diptych.report.sheet import Scene, contact_sheet
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,244 @@ class DemoResult:
     date: str = ""  # ISO
 
 
+@dataclass(frozen=True)
+class _Claim:
+    """The number that is read from across the room."""
+
+    points: Score
+    text: str
+    others: tuple[tuple[str, Score], ...]
+
+
 def demo_page(result: DemoResult) -> str:
     """The whole report as one HTML text."""
-    raise NotImplementedError
+    kicker = " · ".join(part for part in ("Diptych", result.system, result.date) if part)
+    return page(result.title, kicker, _hero(result), _sections(result))
+
+
+def _sections(result: DemoResult) -> list[Section]:
+    names = {arm.key: arm.name for arm in result.arms}
+    return [
+        Section(
+            "cost",
+            "What was done, and what it cost",
+            "Each step feeds the next; the arms below differ only in where fine-tuning starts and in how long training lasts.",
+            _cost(result),
+        ),
+        Section(
+            "labels",
+            "Which labels each arm has seen",
+            "Pre-training is only a gain if its labels are counted too.",
+            _labels(result),
+        ),
+        Section(
+            "curves",
+            "Learning curves",
+            "Accuracy on the validation questions while fine-tuning: by labelled questions seen, and by minutes since the arm's "
+            "very beginning. A dotted lead is time spent before the first labelled question.",
+            _curves(result),
+        ),
+        Section(
+            "types",
+            "By type of question",
+            "Chance differs by type and is drawn for each. Whiskers are 95 % intervals.",
+            _by_type(result),
+        ),
+        Section("splits", "By split", "What happens when artists, combinations or objects are new.", _by_split(result)),
+        Section(
+            "retrieval",
+            "Finding pictures by words, and words by pictures",
+            "Zero-shot: the pre-trained model ranks by how well text and picture match; nothing was fine-tuned for it.",
+            _retrieval(result),
+        ),
+        Section(
+            "questions",
+            "Questions, answers, and where the model looked",
+            "Left the picture, right the same picture lit where the marked arm's attention fell when it answered.",
+            answered_questions(result.questions, names),
+        ),
+        Section(
+            "masked",
+            "A hidden word, with the picture and without",
+            "The underlined word was hidden from the model. Without the picture it can only guess from the sentence.",
+            filled_words(result.masked_words),
+        ),
+        Section(
+            "transport",
+            "From a word to its place in the picture",
+            "Choose a word: the picture is lit where optimal transport sends it. A dashed frame marks what the word names, for the eye only.",
+            _transports(result),
+        ),
+        Section("data", "The data, as the model gets it", result.data, contact_sheet(result.scenes)),
+        Section(
+            "controls",
+            "Controls",
+            "Models that are denied the picture or the question. If the data leaked its answers, they would rise above chance.",
+            macro("demo.html", "controls", result.controls) if result.controls else Markup(""),
+        ),
+        Section("more", "Further comparisons", "", _comparisons(result)),
+        Section(
+            "remarks",
+            "What to keep in mind",
+            "",
+            macro("demo.html", "remarks", result.remarks) if result.remarks else Markup(""),
+        ),
+        Section(
+            "again", "Do it again", "The exact commands, configuration and fingerprints behind every number above.", _again(result)
+        ),
+    ]
+
+
+def _hero(result: DemoResult) -> Markup:
+    first, *others = result.arms
+    claim = None
+    by_key = {arm.key: arm for arm in others}
+    differences = [difference for difference in result.differences if difference.over in by_key]
+    if differences:
+        headline, *rest = differences
+        claim = _Claim(
+            headline.points,
+            f"{first.name} against {by_key[headline.over].name.lower()}"
+            + (f", with the same {result.n_labels:,} labelled questions" if result.n_labels else ""),
+            tuple((by_key[difference.over].name.lower(), difference.points) for difference in rest),
+        )
+    rows = [Bar(arm.name, arm.score, _minutes(arm), tone) for tone, arm in enumerate(result.arms)]
+    chart = bars(rows, "Questions answered right, by arm", result.chance or None, large=True)
+    return macro("demo.html", "hero", result, result.summary or _summary(result), claim, chart)
+
+
+def _summary(result: DemoResult) -> str:
+    first, *others = result.arms
+    given = f"With {result.n_labels:,} labelled questions" if result.n_labels else "With the same labelled questions"
+    sentence = f"{given}, the {first.name.lower()} model answers {number(first.score.value)} % of the test questions"
+    if others:
+        sentence += "; " + ", ".join(f"{arm.name.lower()} {number(arm.score.value)} %" for arm in others)
+    return sentence + (f". Chance is {number(result.chance)} %." if result.chance else ".")
+
+
+def _minutes(arm: Arm) -> str:
+    return f"{duration(sum(stage.minutes for stage in arm.stages))} of training" if arm.stages else ""
+
+
+def _cost(result: DemoResult) -> Markup:
+    parts = []
+    if result.steps:
+        parts.append(macro("demo.html", "steps", result.steps))
+    rows = [(arm.name, tone, [(stage.name, stage.minutes) for stage in arm.stages]) for tone, arm in enumerate(result.arms)]
+    chart = tracks(rows, "Minutes of training by arm and stage")
+    if chart:
+        parts += [Markup("<h3>Minutes of training, by arm</h3>"), chart]
+    facts = [("System", result.system), ("Machine", result.machine)]
+    facts += [(f"Wall clock: {name}", duration(seconds / 60)) for name, seconds in result.seconds.items()]
+    facts = [fact for fact in facts if fact[1]]
+    if facts and (parts or result.seconds):
+        parts.append(macro("demo.html", "facts", facts))
+    return Markup("\n").join(parts)
+
+
+def _labels(result: DemoResult) -> Markup:
+    kinds = list(dict.fromkeys(kind for arm in result.arms for kind in arm.labels))
+    return macro("demo.html", "labels", result.arms, kinds) if kinds else Markup("")
+
+
+def _curves(result: DemoResult) -> Markup:
+    charts = []
+    for title, axis, x_label in (
+        ("By labelled questions seen in fine-tuning", "samples", "questions seen"),
+        ("By minutes, everything counted", "minutes", "minutes since the arm's start"),
+    ):
+        lines = [
+            Line(arm.name, getattr(arm.curve, axis), arm.curve.value, arm.curve.low, arm.curve.high, tone)
+            for tone, arm in enumerate(result.arms)
+            if arm.curve is not None
+        ]
+        charts.append((title, curves(lines, x_label, "accuracy on val, %", result.chance or None)))
+    parts = []
+    if any(chart for _, chart in charts):
+        parts += [key([arm.name for arm in result.arms]), macro("demo.html", "charts", charts)]
+    if result.pretraining:
+        charts = [
+            (
+                f"Pre-training, by {axis}",
+                curves(
+                    [
+                        Line(name, getattr(curve, axis), curve.value, curve.low, curve.high, tone)
+                        for tone, (name, curve) in enumerate(result.pretraining.items())
+                    ],
+                    "pictures seen" if axis == "samples" else "minutes",
+                    result.pretraining_unit,
+                ),
+            )
+            for axis in ("samples", "minutes")
+        ]
+        parts += [Markup("<h3>While pre-training</h3>"), key(list(result.pretraining)), macro("demo.html", "charts", charts)]
+    return Markup("\n").join(parts)
+
+
+def _by_arm(
+    result: DemoResult,
+    groups: Mapping[str, Mapping[str, Score]],
+    label: str,
+    chances: Mapping[str, float],
+    notes: Mapping[str, str],
+) -> Markup:
+    """`groups` is arm name -> group -> score."""
+    turned: dict[str, dict[str, Score]] = {}
+    for name, scores in groups.items():
+        for group, score in scores.items():
+            turned.setdefault(group, {})[name] = score
+    return dots(turned, [arm.name for arm in result.arms], label, chances, notes) if turned else Markup("")
+
+
+def _by_type(result: DemoResult) -> Markup:
+    return _by_arm(result, {arm.name: arm.by_type for arm in result.arms}, "Score by type of question", result.chance_by_type, {})
+
+
+def _by_split(result: DemoResult) -> Markup:
+    splits = {split for arm in result.arms for split in arm.by_split}
+    chances = dict.fromkeys(splits, result.chance) if result.chance else {}
+    return _by_arm(result, {arm.name: arm.by_split for arm in result.arms}, "Score by split", chances, result.split_notes)
+
+
+def _retrieval(result: DemoResult) -> Markup:
+    parts = []
+    if result.retrieval:
+        ks = list(dict.fromkeys(k for row in result.retrieval for side in (row.text_to_image, row.image_to_text) for k in side))
+        parts.append(macro("demo.html", "retrieval", result.retrieval, ks))
+    for title, rows in (
+        ("Pictures found for a text", retrieved_pictures(result.text_queries)),
+        ("Captions found for a picture", retrieved_texts(result.image_queries)),
+    ):
+        if rows:
+            parts += [Markup("<h3>{}</h3>").format(title), rows]
+    return Markup("\n").join(parts)
+
+
+def _transports(result: DemoResult) -> Markup:
+    maps = [transport_map(transport, f"transport-{place}") for place, transport in enumerate(result.transports)]
+    return Markup('<div class="transports">{}</div>').format(Markup("").join(maps)) if maps else Markup("")
+
+
+def _comparisons(result: DemoResult) -> Markup:
+    rows = [
+        (
+            comparison,
+            bars(
+                [
+                    Bar(
+                        name, score, f"{duration(comparison.minutes[name])} of training" if name in comparison.minutes else "", tone
+                    )
+                    for tone, (name, score) in enumerate(comparison.bars)
+                ],
+                comparison.title,
+                comparison.chance,
+            ),
+        )
+        for comparison in result.comparisons
+    ]
+    return macro("demo.html", "comparisons", rows) if rows else Markup("")
+
+
+def _again(result: DemoResult) -> Markup:
+    told = result.commands or result.configs or result.seeds or result.hashes or result.versions
+    return macro("demo.html", "again", result) if told else Markup("")

@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def run_page(run_dir: Path) -> str:
-    """The report of a pre-training, fine-tuning or evaluation run, from config.json, metrics.jsonl and result.json (whichever are there)."""
+    """The report of a run, whichever its verb, from config.json, metrics.jsonl and result.json (whichever are there)."""
     raise NotImplementedError

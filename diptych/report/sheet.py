@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
+
+from diptych.report.page import fill
+from diptych.report.picture import address
 
 
 @dataclass(frozen=True)
@@ -16,3 +20,10 @@ class Scene:
     boxes: Sequence[tuple[float, float, float, float, str]] = ()  # x1 y1 x2 y2 in pixels of the picture, name
     questions: Sequence[tuple[str, str]] = ()  # (question, answer)
     split: str = ""
+
+
+def contact_sheet(scenes: Sequence[Scene]) -> Markup:
+    """Every scene with its boxes drawn and named, its captions and its questions."""
+    if not scenes:
+        return Markup("")
+    return fill("sheet.html", scenes=[(scene, address(scene.picture), *scene.picture.shape[1::-1]) for scene in scenes])
