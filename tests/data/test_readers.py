@@ -1,0 +1,189 @@
+"""Every reader on its own example in the true layout, and what it says when something is missing or broken."""
+
+import hashlib
+import importlib
+import json
+import pickle
+import pkgutil
+
+import pytest
+
+import diptych.data
+from diptych.config import UserError
+from diptych.contracts import Reader
+from diptych.data import coco_captions, files, visual_genome, vqa_v2
+from diptych.data.coco_captions import COCOCaptions
+from diptych.data.picture import decode
+from diptych.data.visual_genome import VisualGenome
+from diptych.data.vqa_v2 import VQAv2
+
+MODULES = [importlib.import_module(f"diptych.data.{m.name}") for m in pkgutil.iter_modules(diptych.data.__path__)]
+READERS = {
+    module: next(
+        c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__ and hasattr(c, "recognises")
+    )
+    for module in MODULES
+    if hasattr(module, "example")
+}
+
+
+def open_any(cls, root, limit=None):
+    """The example's samples, whatever its splits."""
+    for split in ("all", "train", "val"):
+        try:
+            return cls.open(root, split, limit)
+        except UserError:
+            continue
+    raise AssertionError(f"{cls.__name__} opens neither all, train nor val of its own example")
+
+
+@pytest.mark.parametrize("module", READERS, ids=lambda m: m.__name__.rpartition(".")[2])
+def test_a_reader_reads_its_example(module, tmp_path):
+    cls = READERS[module]
+    assert not cls.recognises(tmp_path)
+    assert not cls.recognises(tmp_path / "nowhere")
+    module.example(tmp_path)
+    assert cls.recognises(tmp_path)
+    assert cls.purposes and cls.purposes <= {"pretrain", "vqa", "retrieval"}
+    assert cls.looks_for
+    reader = open_any(cls, tmp_path)
+    assert isinstance(reader, Reader)
+    samples = [reader[i] for i in range(len(reader))]
+    assert len(samples) == 4
+    assert len({sample.key for sample in samples}) == 4
+    for sample in samples:
+        assert sample.texts and all(text == text.strip() != "" for text in sample.texts)
+        assert decode(sample.images[0]).shape == (32, 48, 3)
+        if "vqa" in cls.purposes:
+            assert len(sample.labels["answers"]) == 10
+    assert len(open_any(cls, tmp_path, limit=2)) == 2
+    assert reader.fingerprint == open_any(cls, tmp_path).fingerprint != open_any(cls, tmp_path, limit=2).fingerprint
+    assert pickle.loads(pickle.dumps(reader))[3] == samples[3], "loader processes may be spawned"
+    for other_module, other in READERS.items():
+        recognised = other.recognises(tmp_path)
+        assert recognised == (other_module is module), f"{other.__name__} and this example"
+
+
+def test_the_error_for_a_missing_file_names_it_and_what_is_there(tmp_path):
+    vqa_v2.example(tmp_path)
+    (tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json").rename(tmp_path / "elsewhere.json")
+    with pytest.raises(UserError, match=r"VQA v2 needs v2_OpenEnded_mscoco_val2014_questions.json in .*elsewhere.json.*val2014/"):
+        VQAv2.open(tmp_path, "val")
+    (tmp_path / "elsewhere.json").rename(tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json")
+    with pytest.raises(UserError, match=r"no split 'vall'; did you mean 'val'"):
+        VQAv2.open(tmp_path, "vall")
+    (tmp_path / "v2_mscoco_val2014_annotations.json").unlink()
+    with pytest.raises(UserError, match=r"v2_mscoco_val2014_annotations\.json"):
+        VQAv2.open(tmp_path, "val")
+
+
+def test_missing_pictures_are_reported_at_once(tmp_path):
+    coco_captions.example(tmp_path)
+    (tmp_path / "val2014").rename(tmp_path / "pictures")
+    with pytest.raises(UserError, match=r"COCO_val2014_000000000009.jpg is in none of .*/val2014.*pictures/"):
+        COCOCaptions.open(tmp_path, "val")
+
+
+def test_published_test_questions_have_no_answers(tmp_path):
+    vqa_v2.example(tmp_path)
+    (tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json").rename(tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json")
+    (tmp_path / "v2_mscoco_val2014_annotations.json").unlink()
+    (tmp_path / "val2014").rename(tmp_path / "test2015")
+    for picture in (tmp_path / "test2015").iterdir():
+        picture.rename(picture.with_name(picture.name.replace("val2014", "test2015")))
+    sample = VQAv2.open(tmp_path, "test-dev")[0]
+    assert sample.labels["question_id"] == 42000
+    assert "answers" not in sample.labels
+
+
+def test_vqa_labels(tmp_path):
+    vqa_v2.example(tmp_path)
+    reader = VQAv2.open(tmp_path, "val")
+    first, second = reader[0], reader[1]
+    assert first.labels["answers"] == ("maybe", *["yes"] * 9)
+    assert first.labels["pair"] == second.labels["pair"] != reader[2].labels["pair"]
+    assert (first.labels["question_type"], first.labels["answer_type"]) == ("is the", "yes/no")
+    assert first.group == "42"
+
+
+def test_visual_genome_boxes_names_and_attributes(tmp_path):
+    visual_genome.example(tmp_path)
+    reader = VisualGenome.open(tmp_path, "all")
+    sample = reader[2]
+    assert sample.images[0].parent.name == "VG_100K_2"
+    assert sample.texts == ("a red dog number 3", "the dog is left of the pear")
+    assert [(box.name, box.attributes) for box in sample.boxes] == [("dog", ("red",)), ("pear", ())]
+    assert sample.boxes[0].xyxy == (4, 6, 24, 16)
+    parts = []
+    for split in ("train", "val", "test"):
+        try:
+            part = VisualGenome.open(tmp_path, split)
+        except UserError:
+            continue
+        parts += [part[i].key for i in range(len(part))]
+    assert sorted(parts) == ["1", "2", "3", "4"], "the hashed splits share nothing and lose nothing"
+
+
+def test_visual_genome_spans_point_at_boxes(tmp_path):
+    visual_genome.example(tmp_path)
+    path = tmp_path / "region_descriptions.json"
+    pictures = json.loads(path.read_text())
+    region = pictures[0]["regions"][0]
+    region |= {"phrase": "a red dog", "false_phrase": "a red pear", "spans": [[2, 5, "colour", 100], [6, 9, "object", 100]]}
+    path.write_text(json.dumps(pictures))
+    sample = VisualGenome.open(tmp_path, "all")[0]
+    assert sample.false_texts == ("a red pear", "")
+    assert [(p.kind, sample.texts[0][p.start : p.end], sample.boxes[p.box].name) for p in sample.phrases[0]] == [
+        ("colour", "red", "dog"),
+        ("object", "dog", "dog"),
+    ]
+    assert sample.phrases[1] == ()
+
+
+def test_coco_boxes(tmp_path):
+    coco_captions.example(tmp_path)
+    sample = COCOCaptions.open(tmp_path, "val")[1]
+    assert sample.boxes[0].xyxy == (4.0, 6.0, 24.0, 16.0)
+    assert sample.boxes[0].name == "dog"
+    assert len(sample.texts) == 5
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
+def test_elements_equals_json_load_whatever_the_window(chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", chunk)
+    content = [{"a": [1, 2.5, {"b": 'x]},"\\ä'}], "c": None}, 12345, "tail", [], {}]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(content, indent=2))
+    assert list(files.elements(path)) == content
+    path.write_text(json.dumps({"info": {"list": [0]}, "n": 7, "list": content, "after": [1]}))
+    assert list(files.elements(path, "list")) == content
+    assert list(files.elements(path, "after")) == [1]
+    with pytest.raises(UserError, match="no list 'absent'"):
+        list(files.elements(path, "absent"))
+    path.write_text("[]")
+    assert list(files.elements(path)) == []
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 20])
+def test_broken_json_is_located(chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", chunk)
+    path = tmp_path / "list.json"
+    path.write_text('[\n{"a": 1},\n{"a": 2},\n{"a" 3}\n]')
+    with pytest.raises(UserError, match=r"list.json:4: broken JSON"):
+        list(files.elements(path))
+    path.write_text('[\n{"a": 1},\n{"a": 2}')
+    with pytest.raises(UserError, match=r"list.json:3: broken JSON"):
+        list(files.elements(path))
+    path.write_bytes(b'["\xff\xfe"]')
+    with pytest.raises(UserError, match="not a text in UTF-8"):
+        list(files.elements(path))
+
+
+def test_hashed_split_is_stable_and_of_the_promised_size():
+    splits = [files.hashed_split(f"picture {n}.jpg") for n in range(4000)]
+    assert abs(splits.count("train") / 4000 - 0.9) < 0.02
+    assert abs(splits.count("val") / 4000 - 0.05) < 0.015
+    assert hashlib.sha256("".join(s[1] for s in splits).encode()).hexdigest()[:16] == "dd5bf715428aa9a9"
