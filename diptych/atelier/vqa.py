@@ -1,0 +1,211 @@
+"""VQA v2 (Goyal et al., 2017): open questions, ten answers each, complementary pairs.
+
+Five types in equal fifths. The question comes first, then two different answers, evenly drawn, then two scenes that differ by as
+little as makes one answer right in each. So the words alone leave every answer of a type equally likely; and since the edit is as
+likely either way, so does the picture without the question. Two types need care for that:
+
+* colour: every category lacks two colours in training (see vocabulary), so a question that names the category gives a hint. Most
+  questions therefore name the thing otherwise: "the animal", "the large thing", "the leftmost thing".
+* count: a picture with 4 alike would give its answer away. So every counting scene has six things, 3 + 2 + 1 by category and
+  4 + 1 + 1 by colour or the other way round: each of 0 to 4 is the answer to some question about every such picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from diptych.atelier.compose import Scene, crowd, fits, stage, thing, turned_into
+from diptych.atelier.facts import EXTREMES, OPPOSITE, SIZES, Facts
+from diptych.atelier.visual_genome import lone
+from diptych.atelier.vocabulary import CATEGORIES, COLOURS, LARGE, SMALL, World
+
+SCENES = 2
+TYPES = ("exist", "colour", "count", "relation", "larger")
+MOST_COUNTED = 4
+NAMED = 0.3  # of colour questions at least so many name the category; the others do where nothing else singles the thing out
+_ANSWER_TYPES = {"exist": "yes/no", "relation": "yes/no", "count": "number", "colour": "other", "larger": "other"}
+
+Asked = tuple[str, list[tuple[Scene, str]]]  # the question, and two scenes with their answers
+
+
+def derive(world: World, rng: Random, index: int, image_ids: list[int], group: str) -> tuple[list[Scene], dict[str, list[Any]]]:
+    kind = TYPES[index % len(TYPES)]
+    question, answered = _ASK[kind](world, rng)
+    rng.shuffle(answered)
+    questions, annotations = [], []
+    for image_id, (_, answer) in zip(image_ids, answered, strict=True):
+        questions.append({"image_id": image_id, "question": question, "question_id": image_id})
+        ten = [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)]
+        annotations.append(
+            {"question_id": image_id, "image_id": image_id, "question_type": kind, "answer_type": _ANSWER_TYPES[kind]}
+            | {"multiple_choice_answer": answer, "answers": ten, "group": group}
+        )
+    return [scene for scene, _ in answered], {
+        "questions": questions,
+        "annotations": annotations,
+        "complementary_pairs": [image_ids],
+    }
+
+
+def _exist(world: World, rng: Random) -> Asked:
+    """is there a dog? | is there a red dog?   One thing turns into another category, or another colour."""
+    things = crowd(world, rng)
+    here = things[0]
+    by_colour = rng.random() < 0.3
+    if by_colour:
+        colour = rng.choice([k for k in world.colours[here.category] if k != here.colour])
+        if any(t.category == here.category and t.colour in (here.colour, colour) for t in things[1:]):
+            return _exist(world, rng)
+        yes = stage(rng, things)
+        no = yes.swap(0, colour=colour)
+    else:
+        other = rng.choice(world.categories)
+        if other == here.kind or any(t.category in (here.category, other.number) for t in things[1:]):
+            return _exist(world, rng)
+        if here.colour not in world.colours[other.number]:
+            return _exist(world, rng)
+        yes = stage(rng, things)
+        no = yes.swap(0, **turned_into(rng, world, yes.things[0], other)._asdict())
+    what = f"{COLOURS[here.colour].word} {here.kind.word}" if by_colour or rng.random() < 0.3 else here.kind.word
+    return f"is there {_a(what)}?", [(yes, "yes"), (no, "no")]
+
+
+def _colour(world: World, rng: Random) -> Asked:
+    """what color is the dog? | the animal? | the large thing? | the leftmost thing?   One thing is recoloured."""
+    answers = rng.sample(range(len(COLOURS)), 2)
+    able = [c for c in world.categories if all(k in world.colours[c.number] for k in answers)]
+    if not able:
+        return _colour(world, rng)
+    asked = thing(rng, world, rng.choice(able), answers[0])
+    things = [asked, *crowd(world, rng, 1, 4)]
+    if not fits([t.size for t in things]):
+        return _colour(world, rng)
+    scene = stage(rng, things)
+    facts = Facts(scene)
+    by_name = [asked.kind.word] if 0 in lone(facts) else []
+    otherwise = [asked.kind.group] * 2 if asked.kind.group and facts.groups.count(asked.kind.group) == 1 else []
+    otherwise += [f"{SIZES[asked.large]} thing"] * 2 if facts.sizes.count(asked.large) == 1 else []
+    otherwise += [f"{which} thing" for which in EXTREMES if facts.extreme(which) == 0]
+    references = by_name if rng.random() < NAMED or not otherwise else otherwise
+    if not references:
+        return _colour(world, rng)
+    question = f"what color is the {rng.choice(references)}?"
+    return question, [(scene, COLOURS[answers[0]].word), (scene.swap(0, colour=answers[1]), COLOURS[answers[1]].word)]
+
+
+def _relation(world: World, rng: Random) -> Asked:
+    """is the dog left of the pear?   The two change places."""
+    things = crowd(world, rng)
+    a, b = things[0], things[1]
+    if not world.says(a.kind, b.kind) or any(t.category in (a.category, b.category) for t in things[2:]):
+        return _relation(world, rng)
+    widest = max(a.size, b.size)
+    sides = [widest, widest, *(t.size for t in things[2:])]
+    if not fits(sides):
+        return _relation(world, rng)
+    while not (said := Facts(scene := stage(rng, things, sides)).relation(0, 1)):
+        pass
+    a, b = scene.things[:2]
+    turned = scene.swap(0, cx=b.cx, cy=b.cy).swap(1, cx=a.cx, cy=a.cy)
+    if rng.random() < 0.5:
+        return f"is the {a.kind.word} {said} the {b.kind.word}?", [(scene, "yes"), (turned, "no")]
+    return f"is the {a.kind.word} {OPPOSITE[said]} the {b.kind.word}?", [(turned, "yes"), (scene, "no")]
+
+
+def _larger(world: World, rng: Random) -> Asked:
+    """is the dog larger or smaller than the pear?   The two change sizes."""
+    big, little = rng.choice(LARGE), rng.choice(SMALL)
+    things = crowd(world, rng)
+    a, b = things[0]._replace(size=big), things[1]._replace(size=little)
+    if a.category == b.category or any(t.category in (a.category, b.category) for t in things[2:]):
+        return _larger(world, rng)
+    sides = [big, big, *(t.size for t in things[2:])]
+    if not fits(sides):
+        return _larger(world, rng)
+    scene = stage(rng, [a, b, *things[2:]], sides)
+    question = f"is the {a.kind.word} larger or smaller than the {b.kind.word}?"
+    return question, [(scene, "larger"), (scene.swap(0, size=little).swap(1, size=big), "smaller")]
+
+
+# ---------------------------------------------------------------------------------------------------------- counting
+
+_EVEN, _HEAVY = (3, 2, 1), (4, 1, 1)  # how six things fall into three kinds
+
+
+def _count(world: World, rng: Random) -> Asked:
+    """how many dogs are there? | how many red things are there?   As few things as possible turn into something else."""
+    numbers = rng.sample(range(MOST_COUNTED + 1), 2)
+    # 4 alike need the heavy division, 2 and 3 the even one; 0 and 1 go with either
+    needs = {n == MOST_COUNTED for n in numbers if n > 1} or {rng.random() < 0.5}
+    heavy = [n == MOST_COUNTED if len(needs) == 2 else True in needs for n in numbers]
+    categories = [c.number for c in rng.sample(world.categories, 4)]
+    colours = rng.sample(range(len(COLOURS)), 4)
+    by_category = rng.random() < 0.5
+    asked, other = (categories, colours) if by_category else (colours, categories)
+    one = _column(rng, asked, heavy[0], numbers[0])
+    two = _moved(one, _column(rng, asked, heavy[1], numbers[1]))
+    beside_one = _column(rng, other, not heavy[0], None)
+    beside_two = beside_one if heavy[0] == heavy[1] else _moved(beside_one, _column(rng, other, not heavy[1], None))
+    pairs = [list(zip(*((one, beside_one) if by_category else (beside_one, one)), strict=True))]
+    pairs += [list(zip(*((two, beside_two) if by_category else (beside_two, two)), strict=True))]
+    if len(world.colours[categories[0]]) < 3:  # test-composition has too few pairs to divide by colour as well: any colour does
+        if not by_category:
+            return _count(world, rng)
+        pairs = [[(category, rng.choice(world.colours[category])) for category, _ in table] for table in pairs]
+    if any(colour not in world.colours[category] for table in pairs for category, colour in table):
+        return _count(world, rng)
+    what = CATEGORIES[categories[0]].plural if by_category else f"{COLOURS[colours[0]].word} things"
+    scene = _six(world, rng, pairs[0])
+    changed = scene
+    for i, (category, colour) in enumerate(pairs[1]):
+        if category != scene.things[i].category:
+            changed = changed.swap(i, **turned_into(rng, world, scene.things[i], CATEGORIES[category])._asdict())
+        changed = changed.swap(i, colour=colour)
+    return f"how many {what} are there?", [(scene, str(numbers[0])), (changed, str(numbers[1]))]
+
+
+def _column(rng: Random, kinds: list[int], heavy: bool, number: int | None) -> list[int]:
+    """The kind of each of six things; kinds[0] comes `number` times (None: nothing is asked, any kind may come any time)."""
+    times = list(_HEAVY if heavy else _EVEN)
+    rng.shuffle(times)
+    if number is None:
+        others = rng.sample(kinds, 3)
+    elif number == 0:
+        others = kinds[1:]
+    else:
+        times.remove(number)
+        times, others = [number, *times], kinds[:3]
+    column = [kind for kind, n in zip(others, times, strict=True) for _ in range(n)]
+    rng.shuffle(column)
+    return column
+
+
+def _moved(before: list[int], after: list[int]) -> list[int]:
+    """`after` in the order that changes the fewest things of `before`."""
+    left = list(after)
+    kept: list[int | None] = []
+    for kind in before:
+        if kind in left:
+            left.remove(kind)
+            kept.append(kind)
+        else:
+            kept.append(None)
+    return [left.pop() if kind is None else kind for kind in kept]
+
+
+def _six(world: World, rng: Random, pairs: list[tuple[int, int]]) -> Scene:
+    while True:
+        things = [thing(rng, world, CATEGORIES[category], colour) for category, colour in pairs]
+        if fits([t.size for t in things]):
+            return stage(rng, things)
+
+
+_ASK: dict[str, Callable[[World, Random], Asked]] = {
+    "exist": _exist, "colour": _colour, "count": _count, "relation": _relation, "larger": _larger,
+}  # fmt: skip
+
+
+def _a(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
