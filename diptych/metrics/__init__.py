@@ -1,0 +1,1 @@
+"""What papers report, as pure functions on arrays and strings."""
