@@ -1,0 +1,193 @@
+"""What every system keeps, found by looking: each module of diptych/systems, in its preset `tiny`."""
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diptych import find
+from diptych.contracts import IGNORE, Batch, Box, Images, Phrase, Sample, System
+from diptych.data.collate import Collate
+from diptych.draw import Draw
+from diptych.text.tokenizer import wordpiece
+
+WORDS = ["a", "red", "blue", "green", "dog", "cat", "gira", "##ffe", "ball", "the", "small", "is", "and", "there", "are", "two"]
+TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+COLOURS, THINGS = ("red", "blue", "green"), ("dog", "cat", "giraffe", "ball")
+SIZES = ((64, 64), (64, 48), (32, 64))
+
+
+def sample(i: int) -> Sample:
+    """Two texts about one thing, each with a near text that is false and the phrase that the picture decides."""
+    colour, other, thing = COLOURS[i % 3], COLOURS[(i + 1) % 3], THINGS[i % 4]
+    texts = (f"a {colour} {thing}", f"the small {thing} is {colour} and there are two")
+    return Sample(
+        key=f"sample-{i}",
+        images=(bytes([i]),),
+        texts=texts,
+        false_texts=tuple(text.replace(colour, other) for text in texts),
+        phrases=tuple((Phrase(text.index(colour), text.index(colour) + len(colour), "colour", 0),) for text in texts),
+        boxes=(Box((4, 4, 40, 30), thing, (colour,)), Box((20, 10, 44, 30), THINGS[(i + 1) % 4], (other,))),
+        labels={"label": thing},
+    )
+
+
+class Samples:
+    fingerprint = "0" * 64
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return sample(index)
+
+
+def picture(i: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, 256, (*SIZES[i % 3], 3), dtype=np.uint8)
+
+
+class Case:
+    def __init__(self, name: str):
+        self.name = name
+        self.cls = find.system_class(name)
+        recipe = find.system(f"{name}:tiny").recipe
+        config = self.cls.prepare(recipe.system, [Samples()], TOKENIZER)
+        data = recipe.data.model_copy(update={"texts_per_image": 2})
+        self.recipe = recipe.model_copy(update={"system": config, "data": data})
+        self.collate = Collate(TOKENIZER, recipe.text, data, training=True)
+
+    def build(self, seed: int = 0) -> System:
+        torch.manual_seed(seed)
+        return self.cls(self.recipe.system, TOKENIZER)
+
+    def batch(self, system: System, ids=range(6)) -> Batch:
+        """As the loader makes it; sample n has the same content and the same draws in any company."""
+        others = [[sample((i + 2) % 6)] * system.negatives for i in ids]
+        batch = self.collate([sample(i) for i in ids], [[picture(i)] for i in ids], list(ids), Draw(3), others)
+        return replace(system.corrupt(system.label(batch), Draw(3)), samples=(), phrases=(), others=())
+
+
+@pytest.fixture(params=sorted(find.catalogue("systems")))
+def case(request) -> Case:
+    return Case(request.param)
+
+
+def total(system: System, batch: Batch) -> torch.Tensor:
+    return torch.stack([term.weight * term.sum / term.count for term in system(batch).values()]).sum()
+
+
+def offers_fuse(case: Case) -> bool:
+    return case.cls.fuse is not System.fuse
+
+
+def test_counts_are_as_announced_and_one_batch_can_be_learnt(case):
+    system = case.build()
+    batch = case.batch(system)
+    terms = system(batch)
+    assert {name: term.count for name, term in terms.items()} == batch.counts
+    assert all(term.count > 0 and term.sum.isfinite() for term in terms.values())
+    optimizer = torch.optim.AdamW(
+        [{"params": group.params, "lr": case.recipe.train.lr * group.lr_factor} for group in system.param_groups()]
+    )
+    losses = []
+    for step in range(43):
+        if step == 3:  # the first steps are the real ones, with dropout; then it is taken away to judge the descent
+            for module in system.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0
+        loss = total(system, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        system.after_step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0], losses[::6]
+
+
+def test_parameter_groups_hold_every_parameter_once(case):
+    system = case.build()
+    grouped = [id(parameter) for group in system.param_groups() for parameter in group.params]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in system.parameters())
+
+
+def test_what_is_drawn_for_a_sample_does_not_depend_on_its_company(case):
+    system = case.build()
+
+    def drawn(*groups):
+        """row id -> its texts and labels, pass by pass, without padding."""
+        found, counts = defaultdict(list), defaultdict(float)
+        for ids in groups:
+            batch = case.batch(system, ids)
+            for b, row in enumerate(batch.row_B.tolist()):
+                real = batch.text_mask_BT[b]
+                labels = {n: x[b][real] if x[b].shape == real.shape else x[b] for n, x in batch.labels.items()}
+                found[row].append([batch.text_BT[b][real].tolist(), {n: x.tolist() for n, x in labels.items()}])
+            for name, count in batch.counts.items():
+                counts[name] += count
+        return found, counts
+
+    assert drawn(range(6)) == drawn([4, 1], [0], [5, 3, 2])
+
+
+def test_rows_that_share_a_picture_see_what_rows_with_their_own_copy_see(case):
+    if not offers_fuse(case):
+        pytest.skip("no fusion")
+    system = case.build().eval()
+    batch = case.batch(system)
+    of_B = batch.image_of_BN[:, 0]
+    copies = Images(batch.images.pixel_I3HW[of_B], batch.images.mask_IHW[of_B])
+    own = replace(batch, images=copies, image_of_BN=torch.arange(len(of_B))[:, None])
+    with torch.no_grad():
+        for shared, copied in zip(system.fuse(batch), system.fuse(own), strict=True):
+            torch.testing.assert_close(shared, copied)
+
+
+def test_padding_of_texts_and_pictures_changes_nothing(case):
+    system = case.build().eval()
+    batch = case.batch(system)
+    images, width = batch.images, batch.text_BT.shape[1] + 4
+
+    def longer(tensor, value):
+        wide = tensor.new_full((len(tensor), width, *tensor.shape[2:]), value)
+        wide[:, : tensor.shape[1]] = tensor
+        return wide
+
+    padded = replace(
+        batch,
+        text_BT=longer(batch.text_BT, TOKENIZER.pad_id),
+        text_mask_BT=longer(batch.text_mask_BT, False),
+        segment_BT=longer(batch.segment_BT, 0),
+        word_BT=longer(batch.word_BT, -1),
+        labels={n: longer(x, IGNORE) if x.shape[1:2] == batch.text_BT.shape[1:2] else x for n, x in batch.labels.items()},
+        images=Images(
+            torch.nn.functional.pad(images.pixel_I3HW, (0, 32, 0, 16), value=255),
+            torch.nn.functional.pad(images.mask_IHW, (0, 32, 0, 16), value=False),
+        ),
+    )
+    with torch.no_grad():
+        expected, found = system(batch), system(padded)
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name].sum, term.sum, atol=1e-4, rtol=1e-4)
+
+
+def test_configuration_and_weights_make_the_same_system_again(case):
+    system = case.build().eval()
+    batch = case.batch(system)
+    config = case.cls.Config.model_validate(json.loads(case.recipe.system.model_dump_json()))
+    assert config == case.recipe.system
+    torch.manual_seed(99)
+    again = case.cls(config, TOKENIZER).eval()
+    again.load_state_dict(system.state_dict())
+    with torch.no_grad():
+        for name, term in system(batch).items():
+            assert torch.equal(again(batch)[name].sum, term.sum)
+
+
+def test_every_preset_is_a_recipe_of_this_system(case):
+    for preset in find.catalogue("systems")[case.name].presets:
+        recipe = find.system(f"{case.name}:{preset}").recipe
+        assert isinstance(recipe.system, case.cls.Config)
+        assert recipe.system.kind == case.name
