@@ -331,6 +331,9 @@ class Trainable(nn.Module):
     def after_step(self) -> None:
         """Commit what `forward` staged (dictionaries, queues, momentum encoders). Once per successful optimiser step."""
 
+    def discard_step(self) -> None:
+        """Drop what `forward` staged: the step's loss or gradient was not finite."""
+
 
 class System(Trainable):
     """A paper: encoders, hinge and objectives, all visible in one file."""
@@ -349,6 +352,10 @@ class System(Trainable):
     def match(self, fused: Fused) -> Tensor:
         """[B] logit that the text belongs to the picture."""
         raise NotImplementedError(f"{type(self).__name__} does not offer `match`")
+
+    def words(self, x_PD: Tensor) -> Tensor:
+        """[P, K] logits of the vocabulary at encoded text positions: the masked-word head."""
+        raise NotImplementedError(f"{type(self).__name__} does not offer `words`")
 
 
 @dataclass(frozen=True)
