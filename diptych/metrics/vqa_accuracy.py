@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def of_pairs(pair: Sequence[str], score: NDArray[np.float64]) -> dict[str, float
 
 def summary(
     score: Sequence[float], question_type: Sequence[str], answer_type: Sequence[str], pair: Sequence[str]
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Everything that is reported of one split, in percent.
 
     accuracy: the official overall number. macro: mean over question types, where types differ in size or chance.

@@ -1,0 +1,1 @@
+"""Downstream tasks on a system: answer space, head, loss, metric, prediction file."""

@@ -1,0 +1,215 @@
+"""Visual question answering: a picture, a question, an answer of few words (VQA v2, Goyal et al., CVPR 2017).
+
+    classifier   fused question + picture -> pooled -> Linear - LayerNorm - GELU - Linear -> a logit for each known answer
+    cloze        "is the dog red? [MASK]" -> fused -> the system's own masked-word head, restricted to the answer words
+
+The classifier is ViLT's (section 4.1 there): binary cross-entropy against soft targets (0, .3, .6, .9, 1 for 0, 1, 2, 3, 4 or more
+of ten annotators), summed over answers. The cloze head brings no new parameter: what pre-training learnt of words answers before
+any label is seen, so few labels do; answers must be single tokens of the vocabulary. Its loss is the cross-entropy against the
+same targets, scaled to a sum of 1.
+
+The answers are those of the training questions, normalised as the official scorer does, and given at least `min_count` times
+(9 in papers: 3,129 answers of train and val). They are part of the configuration, so they travel with the weights. What differs
+from ViLT's code: answers are looked up normalised (it misses some), and in a fixed order (its own depends on the run).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from diptych import config
+from diptych.config import Recipe, UserError
+from diptych.contracts import Batch, Evaluation, LossTerm, ParamGroup, Reader, Sample, System, Task, Tokenizer
+from diptych.metrics import vqa_accuracy
+from diptych.nn.head import MLP
+
+MANY = 100_000  # questions from which on answers may be rare enough to leave out
+
+
+class VQA(Task):
+    purpose = "vqa"
+    _token_K: Tensor
+
+    class Config(config.Config):
+        kind: Literal["vqa"] = "vqa"
+        head: Literal["classifier", "cloze"] = "classifier"
+        answers: tuple[str, ...] = Field(default=(), repr=False)  # taken from the training questions where empty
+        min_count: PositiveInt | None = None  # None: 9, as published, from 100,000 questions on; 1 below, where none can be spared
+        head_lr: PositiveFloat = 10.0  # learning rate of the classifier's parameters, times train.lr
+
+        def build(self, system: System, tokenizer: Tokenizer) -> VQA:
+            return VQA(self, system, tokenizer)
+
+    @classmethod
+    def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
+        if config.answers:
+            return config
+        asked = sum(len(reader) for reader in readers)
+        floor = config.min_count or (9 if asked >= MANY else 1)
+        count = Counter(
+            vqa_accuracy.normalised(sample.labels["answer"])
+            for reader in readers
+            for sample in (reader[i] for i in range(len(reader)))
+            if "answer" in sample.labels
+        )
+        answers = tuple(sorted((answer for answer, n in count.items() if n >= floor and answer), key=lambda a: (-count[a], a)))
+        if not answers:
+            raise UserError(f"task.min_count={floor}: no answer of the {asked} training questions was given so often; lower it")
+        return config.model_copy(update={"answers": answers})
+
+    def __init__(self, config: Config, system: System, tokenizer: Tokenizer):
+        super().__init__()
+        if not config.answers:
+            raise UserError("task.answers is empty: fine-tuning fills it from the training questions")
+        self.config, self.system = config, system
+        self._place = {answer: k for k, answer in enumerate(config.answers)}
+        self._pad_id, self._mask_id, self._sep_id = tokenizer.pad_id, tokenizer.mask_id, tokenizer.sep_id
+        if config.head == "classifier":
+            width = system.config.width
+            self.head = MLP(width, 2 * width, len(config.answers))
+        else:
+            self.head = None
+            self.register_buffer("_token_K", torch.tensor(_single_tokens(config.answers, tokenizer)), persistent=False)
+
+    # --------------------------------------------------------------------------------------------- in the loader
+
+    def label(self, batch: Batch) -> Batch:
+        """Soft targets; for the cloze, a [MASK] behind each question."""
+        target_BK = torch.zeros(len(batch), len(self.config.answers))
+        for b, sample in enumerate(batch.samples):
+            for answer, target in targets(sample).items():
+                if answer in self._place:
+                    target_BK[b, self._place[answer]] = target
+        batch = replace(batch, labels={**batch.labels, "vqa": target_BK})
+        if self.head is None:
+            batch = self._with_mask(batch)
+            asked = int((target_BK.sum(1) > 0).sum())  # a cross-entropy needs an answer to point at
+        else:
+            asked = len(batch)
+        return replace(batch, counts={**batch.counts, "vqa": float(asked)})
+
+    def _with_mask(self, batch: Batch) -> Batch:
+        """[CLS] question [MASK] [SEP]; where the text is as long as the system can read, its last token makes room."""
+        length_B = batch.text_mask_BT.sum(1)
+        grown = min(int(length_B.max()) + 1, max(self.system.config.text.positions, int(length_B.max())))
+        more = max(grown - batch.text_BT.shape[1], 0)
+        mask_at_B = torch.minimum(length_B - 1, torch.tensor(grown - 2))
+
+        def put(tensor_BT: Tensor, pad: int, at_mask: int, at_end: int) -> Tensor:
+            tensor_BT = F.pad(tensor_BT, (0, more), value=pad)
+            tensor_BT = tensor_BT.scatter(1, mask_at_B[:, None], torch.full_like(mask_at_B, at_mask)[:, None].to(tensor_BT.dtype))
+            return tensor_BT.scatter(1, mask_at_B[:, None] + 1, torch.full_like(mask_at_B, at_end)[:, None].to(tensor_BT.dtype))
+
+        return replace(
+            batch,
+            text_BT=put(batch.text_BT, self._pad_id, self._mask_id, self._sep_id),
+            text_mask_BT=put(batch.text_mask_BT, 0, 1, 1),
+            segment_BT=put(batch.segment_BT, 0, 0, 0),
+            word_BT=put(batch.word_BT, -1, -1, -1),
+            false_text=None,  # of another length now, and nothing asks for it
+        )
+
+    # --------------------------------------------------------------------------------------------------- training
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[B, K] of each known answer."""
+        fused = self.system.fuse(batch)
+        if self.head is not None:
+            return self.head(fused.pooled_BD).float()
+        last_B = batch.text_mask_BT.sum(1) - 2  # [MASK] stands before [SEP]
+        row_B = torch.arange(len(last_B), device=last_B.device)
+        return self.system.words(fused.text_BTD[row_B, last_B]).float()[:, self._token_K]
+
+    def forward(self, batch: Batch) -> dict[str, LossTerm]:
+        logit_BK, target_BK = self.logits(batch), batch.labels["vqa"]
+        if self.head is not None:
+            loss = F.binary_cross_entropy_with_logits(logit_BK, target_BK, reduction="sum")
+        else:
+            loss = F.cross_entropy(logit_BK, target_BK / target_BK.sum(1, keepdim=True).clamp(min=1e-6), reduction="sum")
+        right = target_BK.gather(1, logit_BK.detach().argmax(1, keepdim=True)).sum()
+        return {"vqa": LossTerm(loss, batch.counts["vqa"], metrics={"accuracy": (right, float(len(batch)))})}
+
+    def param_groups(self) -> list[ParamGroup]:
+        if self.head is None:
+            return self.system.param_groups()
+        groups = []
+        for decays, name in ((True, "matrices"), (False, "vectors")):
+            params = [p for p in self.head.parameters() if p.requires_grad and (p.ndim > 1) == decays]
+            groups.append(ParamGroup(params, f"head {name}", lr_factor=self.config.head_lr, weight_decay=decays))
+        return [*self.system.param_groups(), *groups]
+
+    # ------------------------------------------------------------------------------------------------- evaluation
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The likeliest answers of each row, best first, with their probabilities. The batch has been through `label`."""
+        logit_BK = self.logits(batch)
+        chance_BK = logit_BK.sigmoid() if self.head is not None else logit_BK.softmax(1)
+        best = chance_BK.topk(min(top, chance_BK.shape[1]), dim=1)
+        return [
+            [(self.config.answers[k], p) for k, p in zip(places, chances, strict=True)]
+            for places, chances in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
+        """Official accuracy in percent. Questions without public answers are predicted, not scored."""
+        items: list[dict[str, Any]] = []
+        predictions = []
+        for batch in batches:
+            for sample, answers in zip(batch.samples, self.answer(batch), strict=True):
+                predicted = answers[0][0]
+                predictions.append({"question_id": sample.labels.get("question_id", sample.key), "answer": predicted})
+                if "answers" in sample.labels:
+                    items.append(_item(sample, answers))
+        columns = ([item[name] for item in items] for name in ("score", "type", "answer_type", "pair"))
+        return Evaluation(vqa_accuracy.summary(*columns) if items else {}, items, predictions)
+
+
+def targets(sample: Sample) -> dict[str, float]:
+    """Answer -> the accuracy it would be given, from the annotators' answers."""
+    count = Counter(vqa_accuracy.normalised(answer) for answer in sample.labels.get("answers", ()))
+    return {answer: vqa_accuracy.share(n, count.total()) for answer, n in count.items()}
+
+
+def finetuning(recipe: Recipe) -> Recipe:
+    """ViLT's fine-tuning, scaled: a tenth of the pre-training steps, batches of at most 256 questions, the same learning rate."""
+    steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
+    train = recipe.train.model_copy(update={"steps": steps, "batch_size": min(recipe.train.batch_size, 256)})
+    data = recipe.data.model_copy(update={"texts_per_image": 1})
+    return recipe.model_copy(update={"task": VQA.Config(), "train": train, "data": data})
+
+
+def _item(sample: Sample, answers: list[tuple[str, float]]) -> dict[str, Any]:
+    given = sample.labels["answers"]
+    return {
+        "key": sample.key,
+        "group": sample.group or sample.key,
+        "score": vqa_accuracy.accuracy(answers[0][0], given),
+        "type": sample.labels.get("question_type", ""),
+        "answer_type": sample.labels.get("answer_type", ""),
+        "pair": sample.labels.get("pair", ""),
+        "question": sample.texts[0],
+        "truth": sample.labels.get("answer", given[0]),
+        "answer": answers[0][0],
+        "top": answers,
+    }
+
+
+def _single_tokens(answers: Sequence[str], tokenizer: Tokenizer) -> list[int]:
+    pieces = {answer: tokenizer.ids_of(answer) for answer in answers}
+    broken = [answer for answer, ids in pieces.items() if len(ids) != 1 or ids[0] == tokenizer.unk_id]
+    if broken:
+        shown = ", ".join(f"'{answer}'" for answer in broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+        raise UserError(
+            f"task.head=cloze needs answers of one token; {shown} are not: use task.head=classifier or a higher task.min_count"
+        )
+    return [ids[0] for ids in pieces.values()]
