@@ -1,0 +1,183 @@
+"""Batches by number: item k of a `Stream` is micro-step k of one rank, as a pure function of (seed, k).
+
+    step, micro = divmod(k, accumulate)
+    samples of a step        [step * batch_size, (step + 1) * batch_size)      the same whatever the number of ranks
+    samples of a micro-step  slice `micro * ranks + rank` of those             labelled and corrupted here, in the loader
+
+Worker processes compute items and keep no state, so a run is resumed at any item with any number of workers, and continues the
+same order of samples in another world. A picture that cannot be read is replaced by a sample that depends on the draw alone, and
+named in `Delivery.broken`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from diptych.config import ImageConfig, UserError
+from diptych.contracts import Batch, Reader, Sample
+from diptych.data.mixture import Mixture
+from diptych.data.picture import BrokenPicture, decode_sample
+from diptych.draw import Draw
+
+SUBSTITUTES = 32  # tries for one broken picture; with half of all pictures broken, 32 in a row are a chance of 2^-32
+
+Pictures = Sequence[NDArray[np.uint8]]
+
+
+class Broken(NamedTuple):
+    """A picture that could not be read."""
+
+    key: str
+    path: str
+    reason: str
+
+
+class Delivery(NamedTuple):
+    batch: Batch
+    broken: tuple[Broken, ...]
+
+
+class Collates(Protocol):
+    def __call__(
+        self,
+        samples: Sequence[Sample],
+        pictures: Sequence[Pictures],
+        sample_ids: Sequence[int],
+        draw: Draw,
+        others: Sequence[Sequence[Sample]] | None = None,
+    ) -> Batch: ...
+
+
+@dataclass
+class Stream(Dataset[Delivery]):
+    """The training data of one rank, micro-step by micro-step."""
+
+    mixture: Mixture
+    collate: Collates
+    label: Callable[[Batch], Batch]
+    corrupt: Callable[[Batch, Draw], Batch]
+    draw: Draw
+    image: ImageConfig
+    steps: int
+    batch_size: int  # samples per optimiser step, over all ranks and micro-steps
+    accumulate: int = 1
+    rank: int = 0
+    ranks: int = 1
+    negatives: int = 1  # samples of other draws handed to `collate` beside each sample
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.accumulate * self.ranks):
+            parts = f"train.accumulate={self.accumulate} x {self.ranks} ranks"
+            raise UserError(f"train.batch_size={self.batch_size} does not divide by {parts}")
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __getitem__(self, k: int) -> Delivery:
+        draw_N = self.draws_of(k)
+        source_N, index_N = self.mixture.locate(draw_N)
+        samples, pictures, others, broken = [], [], [], []
+        for n, source, index in zip(draw_N.tolist(), source_N.tolist(), index_N.tolist(), strict=True):
+            reader = self.mixture.sources[source].reader
+            sample, its_pictures = self._readable(reader, n, index, broken)
+            samples.append(sample)
+            pictures.append(its_pictures)
+            others.append(self._others(reader, n, index))
+        batch = self.collate(samples, pictures, draw_N.tolist(), self.draw, others)
+        batch = self.corrupt(self.label(batch), self.draw)
+        return Delivery(replace(batch, samples=(), phrases=(), others=()), tuple(broken))
+
+    def draws_of(self, k: int) -> NDArray[np.int64]:
+        """Which draws of the global order item k consists of."""
+        step, micro = divmod(k, self.accumulate)
+        share = self.batch_size // (self.accumulate * self.ranks)
+        first = step * self.batch_size + (micro * self.ranks + self.rank) * share
+        return np.arange(first, first + share)
+
+    def loader(self, start: int, workers: int, pin: bool = False) -> Iterator[Delivery]:
+        """Items start, start + 1, ... in order."""
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                sampler=range(start, len(self)),
+                num_workers=workers,
+                worker_init_fn=_leave_stopping_to_the_trainer,
+                pin_memory=pin,
+            )
+        )
+
+    def _readable(self, reader: Reader, n: int, index: int, broken: list[Broken]) -> tuple[Sample, Pictures]:
+        for attempt in range(SUBSTITUTES):
+            sample = reader[index]
+            try:
+                return sample, decode_sample(sample, self.image)
+            except BrokenPicture as error:
+                broken.append(_broken(sample, error))
+                index = int(self.draw.integers(f"substitute/{attempt}", n, len(reader))[0, 0])
+        raise UserError(f"{SUBSTITUTES} pictures in a row cannot be read, last {broken[-1].path}: {broken[-1].reason}")
+
+    def _others(self, reader: Reader, n: int, index: int) -> list[Sample]:
+        if len(reader) < 2:
+            return []
+        other_J = self.draw.integers("others", n, len(reader) - 1, self.negatives)[0]
+        return [reader[int(other + (other >= index))] for other in other_J]
+
+
+@dataclass
+class InOrder(Dataset[Delivery]):
+    """A split for evaluation: every sample once, in the order of its file, with all its texts.
+
+    A question whose picture cannot be read stays in the count: it is asked about a grey square, and named in `broken`.
+    """
+
+    reader: Reader
+    collate: Collates
+    label: Callable[[Batch], Batch]
+    draw: Draw
+    image: ImageConfig
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.reader) // self.batch_size)
+
+    def __getitem__(self, k: int) -> Delivery:
+        index_N = range(k * self.batch_size, min((k + 1) * self.batch_size, len(self.reader)))
+        samples = [self.reader[index] for index in index_N]
+        pictures: list[Pictures] = []
+        broken = []
+        for sample in samples:
+            try:
+                pictures.append(decode_sample(sample, self.image))
+            except BrokenPicture as error:
+                broken.append(_broken(sample, error))
+                pictures.append([np.full((self.image.short, self.image.short, 3), 128, np.uint8) for _ in sample.images])
+        batch = self.label(self.collate(samples, pictures, list(index_N), self.draw))
+        return Delivery(batch, tuple(broken))
+
+    def loader(self, workers: int, pin: bool = False) -> Iterator[Delivery]:
+        return iter(
+            DataLoader(self, batch_size=None, num_workers=workers, worker_init_fn=_leave_stopping_to_the_trainer, pin_memory=pin)
+        )
+
+
+def _broken(sample: Sample, error: BrokenPicture) -> Broken:
+    paths = [str(image) for image in sample.images if isinstance(image, Path)]
+    return Broken(sample.key, ", ".join(paths), str(error))
+
+
+def _leave_stopping_to_the_trainer(worker: int) -> None:
+    """Ctrl-C, and SIGTERM under torchrun, reach loader processes too: they go on feeding the step that the trainer finishes.
+
+    A second SIGTERM ends one, so that a hung worker can be got rid of; without their parent they leave by themselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL) and None)

@@ -1,0 +1,122 @@
+"""A run's directory: one run at a time, one configuration for ever.
+
+    config.json          what was asked for: verb, recipe, sources with their fingerprints
+    tokenizer.json       the vocabulary that the weights belong to
+    metrics.jsonl        tensorboard/    checkpoints/    quarantine.jsonl    skipped.jsonl
+    model.safetensors    README.md (model card)    result.json (written last: the mark of a finished run)
+
+A lock keeps a second process out. It is the operating system's, on a record of `.lock`: it ends with the process, however that
+dies, so there is no stale lock to remove, and unlike `flock` it is not inherited by loader processes that outlive a killed trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from diptych import checkpoint
+from diptych.config import UserError, differences
+from diptych.contracts import Tokenizer
+from diptych.train.log import cut_after
+
+# may change between sittings without changing what is learned, except for the last bits of sums
+FREE = ("data.workers", "data.max_broken", "train.accumulate", "train.precision", "train.checkpoint_every", "train.log_every")
+FREE += ("train.max_skipped",)
+FIXED_BESIDE_RECIPE = ("verb", "system", "task", "init", "from")
+
+_open_here: set[Path] = set()  # POSIX record locks do not keep a process from itself
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Make the directory and hold it. A second run in it is refused."""
+    with complaints(f"{out}: cannot be used as a run directory"):
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    place = out.resolve()
+    try:
+        if place in _open_here or not _lock(descriptor):
+            holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() if hasattr(os, "pread") else ""
+            raise UserError(f"{out}: another process is training here{f' ({holder})' if holder else ''}; use another --out")
+        _open_here.add(place)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()}\n".encode())
+            yield
+        finally:
+            _open_here.discard(place)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
+
+def claim(
+    out: Path,
+    asked: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    resume: Literal["auto", "never"],
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Any] | None, checkpoint.Checkpoint | None]:
+    """Make `out` the directory of the run `asked` for: (its result if it is finished, the checkpoint to go on from)."""
+    config, result = out / "config.json", out / "result.json"
+    saved = checkpoint.newest(out / "checkpoints", tell)
+    if result.exists() or saved is not None:  # otherwise nothing was learned here that could be lost
+        if resume == "never":
+            raise UserError(f"{out}: holds a run already; --resume auto goes on with it, or use another --out")
+        check_same(out, _read(config), asked)
+        if result.exists():
+            return _read(result), None
+    step = saved.step if saved else 0
+    with complaints(f"{out}: cannot be written"):
+        for log in ("metrics.jsonl", "quarantine.jsonl", "skipped.jsonl"):
+            cut_after(out / log, step)
+        tokenizer.save(out / "tokenizer.json")
+        checkpoint.write_json(config, asked)
+    return None, saved
+
+
+def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was asked for differently."""
+    found = [line for line in differences(before["recipe"], now["recipe"]) if line.partition(":")[0] not in FREE]
+    fixed = [{name: of.get(name) for name in FIXED_BESIDE_RECIPE} for of in (before, now)]
+    found += differences(*fixed)
+    sources = [[{k: s[k] for k in ("samples", "weight", "sha256")} for s in of["sources"]] for of in (before, now)]
+    if sources[0] != sources[1]:
+        names = [", ".join(source["name"] for source in of["sources"]) for of in (before, now)]
+        found.append(f"data: {names[0]} there, {names[1]} here" + (" (same name, other content)" if names[0] == names[1] else ""))
+    if found:
+        raise UserError(f"{out}: holds a run of another configuration ({'; '.join(found[:5])}); use another --out")
+
+
+@contextmanager
+def complaints(about: str) -> Iterator[None]:
+    """What the disk refuses, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{about}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error})") from error

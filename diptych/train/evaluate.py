@@ -1,0 +1,80 @@
+"""Scores with their uncertainty: bootstrap over groups, for one model or for the difference of two.
+
+Questions about one scene are not independent, so *groups* are drawn with replacement, not questions (a cluster bootstrap; Davison
+and Hinkley, "Bootstrap methods and their application", 1997, section 3.8). For each replicate of weights w over groups,
+
+    mean of a type t = sum_g w_g S_gt / sum_g w_g C_gt        S, C: sum and number of the scores of type t in group g
+    macro            = mean over types
+
+and the interval runs from the 2.5th to the 97.5th percentile. The difference of two models is paired: both are scored with the
+same replicates, on the questions that both answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+REPLICATES = 2000
+ALL, MACRO = "accuracy", "macro"  # over all questions; over types, each with the same weight
+
+Item = Mapping[str, Any]  # key, group, type, and score in [0, 1] or scores {metric: in [0, 1]}
+
+
+class Interval(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def intervals(items: Sequence[Item], seed: int = 0) -> dict[str, Interval]:
+    """In percent: each metric of `scores`; for plain `score` over all, by type and, with several types, macro."""
+    return {name: _interval(values) for name, values in _replicates(items, seed).items()}
+
+
+def difference(ours: Sequence[Item], theirs: Sequence[Item], seed: int = 0) -> dict[str, Interval]:
+    """Ours minus theirs, in points, for everything `intervals` gives."""
+    common = {item["key"] for item in ours} & {item["key"] for item in theirs}
+    a, b = (_replicates(sorted((i for i in items if i["key"] in common), key=_identity), seed) for items in (ours, theirs))
+    return {name: _interval(a[name] - b[name]) for name in a if name in b}
+
+
+def _identity(item: Item) -> tuple[str, str]:
+    return str(item["key"]), str(item.get("type", ""))
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    """The first value is the estimate itself, the others are replicates."""
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    return Interval(float(values[0]), float(low), float(high))
+
+
+def _replicates(items: Sequence[Item], seed: int) -> dict[str, NDArray[np.float64]]:
+    """Name -> [1 + REPLICATES] percentages; the first with every group once."""
+    if not items:
+        return {}
+    groups = {name: g for g, name in enumerate(dict.fromkeys(str(item.get("group") or item["key"]) for item in items))}
+    weight_RG = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), REPLICATES)
+    weight_RG = np.concatenate([np.ones((1, len(groups))), weight_RG])
+    columns: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}  # name -> sum and number of scores by group
+    for item in items:
+        g = groups[str(item.get("group") or item["key"])]
+        for name, score in _scores(item).items():
+            sum_G, count_G = columns.setdefault(name, (np.zeros(len(groups)), np.zeros(len(groups))))
+            sum_G[g] += score
+            count_G[g] += 1
+    with np.errstate(invalid="ignore"):  # a replicate without any question of a rare type
+        means = {name: 100 * (weight_RG @ sum_G) / (weight_RG @ count_G) for name, (sum_G, count_G) in columns.items()}
+    types = dict.fromkeys(str(item["type"]) for item in items if "type" in item and "scores" not in item)
+    if len(types) > 1:
+        means[MACRO] = np.mean([means[name] for name in types], axis=0)
+    return means
+
+
+def _scores(item: Item) -> Mapping[str, float]:
+    if "scores" in item:
+        return item["scores"]
+    return {ALL: item["score"]} | ({str(item["type"]): item["score"]} if "type" in item else {})

@@ -1,0 +1,297 @@
+"""Runs: pre-training a system, fine-tuning a task on it, evaluating; from classes, a recipe and readers to a directory.
+
+    pretrain   recipe + system class + sources                -> OUT/model.safetensors, result.json, ... (train/directory.py)
+    finetune   the same + task class, from a run's weights or from scratch; evaluated on the splits given
+    evaluate   a built task + a reader                        -> result.json's fields, and every question's score
+
+`build` is the one place where a recipe becomes a model. A run that was interrupted or killed goes on when it is asked for again in
+the same directory; a finished one returns its result. Under torchrun all ranks train and the first one finishes alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+
+import torch
+from safetensors.torch import save as to_safetensors
+
+from diptych import __version__, checkpoint, dist
+from diptych.config import Recipe, UserError, flat
+from diptych.contracts import Batch, Evaluation, Reader, System, Task, Tokenizer, Trainable
+from diptych.data.collate import Collate
+from diptych.data.mixture import Mixture, Source
+from diptych.data.stream import Broken, InOrder, Stream
+from diptych.draw import Draw
+from diptych.text import tokenizer as vocabulary
+from diptych.train import directory
+from diptych.train.card import model_card
+from diptych.train.evaluate import intervals
+from diptych.train.log import Journal, last_losses
+from diptych.train.loop import Loop, Probe
+from diptych.train.precision import autocast, choose_device, choose_precision
+from diptych.train.quarantine import Quarantine
+from diptych.train.signals import Interrupted
+from diptych.train.start import copy_part, load_system
+
+__all__ = ["Interrupted", "Options", "build_system", "build_task", "evaluate", "finetune", "pretrain"]
+
+Result = dict[str, Any]
+Tell = Callable[[str], None]
+EVALUATION_BATCH = 64
+T = TypeVar("T", bound=Trainable)
+
+
+class Options(TypedDict, total=False):
+    """What `pretrain` and `finetune` take beside the run itself."""
+
+    tokenizer: Tokenizer | None  # default: that of the run started from, else recipe.text.vocab
+    init: Mapping[str, Path]  # part -> run whose part of that name is copied
+    resume: Literal["auto", "never"]  # auto (default): go on with what the directory holds; never: it must hold no run
+    about: Mapping[str, Any]  # names for config.json: system, preset, task, data, init, from
+    device: str | None  # default: this rank's GPU, or the CPU
+    trackers: Sequence[str]  # default: tensorboard
+    probe: Probe | None  # measured at every checkpoint, into metrics.jsonl
+    quiet: bool  # nothing on standard error
+
+
+def pretrain(recipe: Recipe, system: type[System], data: Sequence[Source], out: Path, **options: Unpack[Options]) -> Result:
+    """Train a system on all its objectives."""
+    tokenizer = options.get("tokenizer") or vocabulary.load(recipe.text.vocab)
+    prepared = system.prepare(recipe.system, [source.reader for source in data], tokenizer)
+    recipe = recipe.model_copy(update={"system": prepared})
+
+    def begin(tell: Tell, resumed: bool) -> System:
+        model = build_system(recipe, system, tokenizer)
+        if not resumed:
+            _copy_parts(model, options, tell)
+        return model
+
+    about = {"verb": "pretrain", "system": _module_name(system), "task": None, **options.get("about", {})}
+    return _run(recipe, begin, data, out, tokenizer, about, options, lambda model: {})
+
+
+def finetune(
+    recipe: Recipe,
+    system: type[System],
+    task: type[Task],
+    data: Sequence[Source],
+    out: Path,
+    *,
+    start: Path | None = None,
+    evaluate_on: Mapping[str, Reader] | None = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Train a task on the system of the run `start`, or from scratch."""
+    tokenizer = options.get("tokenizer") or vocabulary.load(_vocabulary_of(start) or recipe.text.vocab)
+    prepared = task.prepare(recipe.task, [source.reader for source in data], tokenizer)
+    recipe = recipe.model_copy(update={"task": prepared})
+    names = {"verb": "finetune", "system": _module_name(system), "task": _module_name(task)}
+    about = {**names, "from": None if start is None else str(start), **options.get("about", {})}
+
+    def begin(tell: Tell, resumed: bool) -> Task:
+        body = build_system(recipe, system, tokenizer)
+        if not resumed:
+            if start is not None:
+                load_system(body, start)
+            _copy_parts(body, options, tell)
+        return build_task(recipe, task, body, tokenizer)
+
+    def score(model: Task) -> dict[str, Result]:
+        readers = (evaluate_on or {}).items()
+        return {split: evaluate(model, recipe, reader, split, tokenizer, about=about)[0] for split, reader in readers}
+
+    return _run(recipe, begin, data, out, tokenizer, about, options, score)
+
+
+def evaluate(
+    task: Task, recipe: Recipe, reader: Reader, split: str, tokenizer: Tokenizer, *, about: Mapping[str, Any] | None = None
+) -> tuple[Result, Evaluation]:
+    """Score a task on a reader, in the reader's order, in one process."""
+    began = time.perf_counter()
+    device = next(task.parameters()).device
+    collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
+    questions = InOrder(reader, collate, task.label, Draw(recipe.train.seed), recipe.data.image, EVALUATION_BATCH)
+    broken: list[Broken] = []
+
+    def batches() -> Iterator[Batch]:
+        for delivery in questions.loader(recipe.data.workers, device.type == "cuda"):
+            broken.extend(delivery.broken)
+            yield delivery.batch.to(device)
+
+    was_training = task.training
+    task.eval()
+    with torch.no_grad(), autocast(device, choose_precision(recipe.train.precision, device)):
+        evaluation = task.evaluate(batches())
+    task.train(was_training)
+    result = {
+        **_named(recipe, about or {}),
+        "split": split,
+        "metrics": evaluation.metrics,
+        "n": len(evaluation.items),
+        "ci95": {name: [interval.low, interval.high] for name, interval in intervals(evaluation.items).items()},
+        "data_sha256": reader.fingerprint,
+        "broken": [entry._asdict() for entry in broken],
+        "seconds": time.perf_counter() - began,
+    }
+    if len(broken) > max(1, recipe.data.max_broken * len(reader)):
+        share = f"{len(broken)} of {len(reader)} samples have unreadable pictures, above data.max_broken={recipe.data.max_broken:g}"
+        raise UserError(f"{split}: {share}; the first is {broken[0].path or broken[0].key}: {broken[0].reason}")
+    return result, evaluation
+
+
+def build_system(recipe: Recipe, system: type[System], tokenizer: Tokenizer) -> System:
+    """Initialised by the recipe's seed and nothing else."""
+    torch.manual_seed(Draw(recipe.train.seed).seed_of("initialise/system", 0))
+    return system(recipe.system, tokenizer)
+
+
+def build_task(recipe: Recipe, task: type[Task], body: System, tokenizer: Tokenizer) -> Task:
+    """The same head on whatever system, for arms that are compared."""
+    torch.manual_seed(Draw(recipe.train.seed).seed_of("initialise/task", 0))
+    return task(recipe.task, body, tokenizer)
+
+
+# ------------------------------------------------------------------------------------------------ what they share
+
+
+def _run(
+    recipe: Recipe,
+    begin: Callable[[Tell, bool], T],
+    data: Sequence[Source],
+    out: Path,
+    tokenizer: Tokenizer,
+    about: Mapping[str, Any],
+    options: Options,
+    score: Callable[[T], dict[str, Result]],
+) -> Result:
+    """Hold the directory, train from where it stands, score, finish."""
+    device = choose_device(options.get("device"))
+    draw = Draw(recipe.train.seed)
+    mixture = Mixture(data, draw)  # complains of the data before the directory is touched
+    asked = _asked(recipe, data, about)
+    with ExitStack() as held:
+        with dist.process_group(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            is_first = dist.is_first()
+            trackers = options.get("trackers", ("tensorboard",))
+            journal = Journal(out, recipe.train.steps, trackers, options.get("quiet", False), is_first)
+            finished, saved = _claim(held, out, asked, tokenizer, options.get("resume", "auto"), journal.tell)
+            if finished is not None:
+                journal.tell(f"{out}: this run is finished")
+                return finished
+            model = begin(journal.tell, saved is not None).to(device)
+            stream = Stream(
+                mixture=mixture,
+                collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
+                label=model.label,
+                corrupt=model.corrupt,
+                draw=draw,
+                image=recipe.data.image,
+                steps=recipe.train.steps,
+                batch_size=recipe.train.batch_size,
+                accumulate=recipe.train.accumulate,
+                rank=dist.rank(),
+                ranks=dist.size(),
+                negatives=model.negatives,
+            )
+            loop = Loop(
+                model=model,
+                stream=stream,
+                train=recipe.train,
+                directory=out,
+                journal=journal,
+                quarantine=Quarantine(out, recipe.data.max_broken, sum(len(source.reader) for source in data), is_first),
+                device=device,
+                precision=choose_precision(recipe.train.precision, device),
+                workers=recipe.data.workers,
+                probe=options.get("probe"),
+            )
+            if saved is not None:
+                loop.resume(saved)
+            with journal.open(loop.progress.step, asked):
+                progress = loop.run()
+        if not is_first:
+            return {}
+        result = {
+            **_named(recipe, about),
+            "split": "train",
+            "metrics": last_losses(out / "metrics.jsonl"),
+            "n": progress.step * recipe.train.batch_size,
+            "ci95": {},
+            "data_sha256": _sha256([source["sha256"] for source in asked["sources"]]),
+            "skipped": progress.skipped,
+        }
+        scored = score(model)
+        if scored:
+            result |= {**next(iter(scored.values())), "splits": scored}
+        result["seconds"] = progress.seconds
+        with directory.complaints(f"{out}: trained to the end but cannot be written; make room, the same command finishes it"):
+            checkpoint.write_file(out / "model.safetensors", to_safetensors(checkpoint.weights_of(model)))
+            checkpoint.write_file(out / "README.md", model_card(asked, result).encode())
+            checkpoint.write_json(out / "result.json", result)
+        return result
+
+
+def _claim(
+    held: ExitStack, out: Path, asked: Mapping[str, Any], tokenizer: Tokenizer, resume: Literal["auto", "never"], tell: Tell
+) -> tuple[Result | None, checkpoint.Checkpoint | None]:
+    """On the first rank lock the directory and find what is there; every rank learns (result if finished, checkpoint)."""
+
+    def claim() -> tuple[Result | None, checkpoint.Checkpoint | None]:
+        held.enter_context(directory.locked(out))
+        return directory.claim(out, asked, tokenizer, resume, tell)
+
+    finished, saved = dist.on_first(claim) or (None, None)
+    told = dist.gather({"finished": finished, "path": str(saved.path) if saved else None})[0]
+    if saved is None and told["path"] is not None:
+        saved = checkpoint.load(Path(told["path"]))
+    return told["finished"], saved
+
+
+def _asked(recipe: Recipe, data: Sequence[Source], about: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json: what decides the run, and by what names it was asked for."""
+    sources = [
+        {"name": source.name, "samples": len(source.reader), "weight": source.weight, "sha256": source.reader.fingerprint}
+        for source in data
+    ]
+    asked = {"diptych": __version__, **about, "recipe": recipe.model_dump(mode="json"), "sources": sources}
+    return json.loads(json.dumps(asked, default=str))  # as it will be read back: paths as text, tuples as lists
+
+
+def _named(recipe: Recipe, about: Mapping[str, Any]) -> Result:
+    """What a result is of."""
+    decides = {".".join(path): value for path, value in flat(recipe.model_dump(mode="json")).items()}
+    return {
+        "task": about.get("task"),
+        "system": about.get("system"),
+        "preset": about.get("preset"),
+        "from": about.get("from"),
+        "seed": recipe.train.seed,
+        "config_sha256": _sha256({key: value for key, value in decides.items() if key not in directory.FREE}),
+        "version": __version__,
+    }
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _module_name(part: type[System] | type[Task]) -> str:
+    """The name a user gives: `vilt` for diptych.systems.vilt, the dotted name of a module outside."""
+    package, _, module = part.__module__.rpartition(".")
+    return module if package in ("diptych.systems", "diptych.tasks") else part.__module__
+
+
+def _vocabulary_of(run: Path | None) -> str | None:
+    file = run / "tokenizer.json" if run is not None else None
+    return str(file) if file is not None and file.exists() else None
+
+
+def _copy_parts(system: System, options: Options, tell: Tell) -> None:
+    for part, run in options.get("init", {}).items():
+        copy_part(system, part, run, tell)

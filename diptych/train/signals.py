@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM ask for an end after the step at hand; a further Ctrl-C leaves at once.
+
+A further SIGTERM does not: torchrun and batch systems may send one request twice, and who is impatient sends SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop, has saved its state and has said how to go on. Exit code 128 + signal, as shells have it."""
+
+    def __init__(self, signum: int):
+        super().__init__(128 + signum)
+
+
+class StopRequest:
+    """As a context: `signum` is None until someone asks to stop. Only the main thread can listen."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def __enter__(self) -> StopRequest:
+        self.listening = threading.current_thread() is threading.main_thread()
+        if self.listening:
+            self.before = {s: signal.signal(s, self._asked) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.listening:
+            for signum, handler in self.before.items():
+                signal.signal(signum, handler)
+
+    def _asked(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            if signum == signal.SIGINT:
+                os._exit(128 + signum)
+            return
+        self.signum = signum
+        os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")

@@ -1,0 +1,59 @@
+"""Where weights come from before the first step: nowhere, another run, or parts of other runs.
+
+fine-tuning from a run     all of the system's weights
+--init image=RUN           the tensors under `image.` of that run, into the part of the same name here
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diptych import checkpoint
+from diptych.config import UserError, nearest
+from diptych.contracts import System
+
+OF_TASK = "system."  # a fine-tuned run holds a task, and its system under this name
+
+
+def weights_of_run(run: Path) -> dict[str, Tensor]:
+    """The system's weights of a finished run, whether it was pre-trained or fine-tuned."""
+    file = run if run.is_file() else run / "model.safetensors"
+    if not file.exists():
+        unfinished = (run / "config.json").exists()
+        reason = (
+            "the run is not finished; the command that started it goes on with it" if unfinished else "no model.safetensors there"
+        )
+        raise UserError(f"{run}: {reason}")
+    weights = checkpoint.read_weights(file)
+    of_system = {name.removeprefix(OF_TASK): tensor for name, tensor in weights.items() if name.startswith(OF_TASK)}
+    return of_system or weights
+
+
+def load_system(system: System, run: Path) -> None:
+    checkpoint.load_weights(system, weights_of_run(run), str(run))
+
+
+def copy_part(system: System, part: str, run: Path, tell: Callable[[str], None]) -> None:
+    """Copy the tensors under `part` from `run`, and say what came and what did not."""
+    targets = {name: tensor for name, tensor in system.state_dict(keep_vars=True).items() if name.startswith(f"{part}.")}
+    if not targets:
+        raise UserError(f"--init {part}={run}: the system has no part '{part}'{nearest(part, dict(system.named_children()))}")
+    weights = weights_of_run(run)
+    common = [name for name in targets if name in weights]
+    if not common:
+        there = {name.partition(".")[0] for name in weights}
+        raise UserError(f"--init {part}={run}: nothing is named {part}.* there{nearest(part, there)}")
+    for name in common:
+        if targets[name].shape != weights[name].shape:
+            shapes = f"{list(weights[name].shape)} there, {list(targets[name].shape)} here"
+            raise UserError(f"--init {part}={run}: {name} has another shape: {shapes}")
+        with torch.no_grad():
+            targets[name].copy_(weights[name])
+    count = sum(targets[name].numel() for name in common)
+    fresh = sorted(targets.keys() - weights.keys())
+    not_copied = f"; not there, left as initialised: {', '.join(fresh)}" if fresh else ""
+    tell(f"{part}: copied {len(common)} tensors ({count:,} numbers) from {run}{not_copied}")
