@@ -35,7 +35,9 @@ def cosine_cost(text_BTD: Tensor, visual_BVD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def ipot(cost_BTV: Tensor, text_mask_BT: Tensor, visual_mask_BV: Tensor, beta: float = 0.5, rounds: int = 50) -> Tensor:
-    """The plan [B, T, V]; zero wherever either side is padding."""
+    """The plan [B, T, V]; zero wherever either side is padding, and in rows where a side is nothing else (an empty caption)."""
+    is_both_B1 = (text_mask_BT.any(1) & visual_mask_BV.any(1))[:, None]
+    text_mask_BT, visual_mask_BV = text_mask_BT & is_both_B1, visual_mask_BV & is_both_B1
     both_BTV = text_mask_BT[:, :, None] & visual_mask_BV[:, None, :]
     text_B11 = text_mask_BT.sum(1).clamp(min=1).float()[:, None, None]
     visual_B11 = visual_mask_BV.sum(1).clamp(min=1).float()[:, None, None]

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from diptych.contracts import Visual
+from diptych.fusion.single_stream import SingleStream
+
+
+@pytest.fixture(scope="module")
+def fusion():
+    torch.manual_seed(0)
+    return SingleStream.Config(layers=2, heads=2, pictures=2, dropout=0).build(8).eval()
+
+
+def example():
+    torch.manual_seed(1)
+    text, text_mask = torch.randn(3, 4, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]).bool()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    return text, text_mask, Visual(torch.randn(2, 5, 8), mask, torch.rand(2, 5, 4))
+
+
+def test_one_row_by_hand(fusion):
+    """Concatenate what is real of one row, encode it without any mask, split."""
+    text, text_mask, visual = example()
+    pictures = torch.tensor([[0, 1], [1, -1], [1, 0]])
+    fused = fusion(text, text_mask, visual, pictures)
+    for b in range(3):
+        parts = [text[b, text_mask[b]] + fusion.modality.weight[0]]
+        for n, i in enumerate(pictures[b].tolist()):
+            if i >= 0:
+                parts.append(visual.token_IVD[i, visual.mask_IV[i]] + fusion.modality.weight[1 + n])
+        out = fusion.encoder(torch.cat(parts)[None])[0]
+        found = torch.cat([fused.text_BTD[b, text_mask[b]], fused.image_BVD[b, fused.image_mask_BV[b]]])
+        torch.testing.assert_close(found, out)
+        torch.testing.assert_close(fused.pooled_BD[b], torch.tanh(fusion.pooler.dense(out[0])))
+        assert fused.image_mask_BV[b].sum() == sum(int(visual.mask_IV[i].sum()) for i in pictures[b].tolist() if i >= 0)
+    assert fused.image_slot_BV[0].tolist() == [0] * 5 + [1] * 5
+    torch.testing.assert_close(fused.box_BV4[0, 5:], visual.box_IV4[1])
+
+
+def test_more_pictures_than_places_is_an_error_that_says_what_to_set(fusion):
+    text, text_mask, visual = example()
+    with pytest.raises(ValueError, match=r"fusion\.pictures=3"):
+        fusion(text, text_mask, visual, torch.zeros(3, 3, dtype=torch.int64))
