@@ -80,6 +80,7 @@ class TrainConfig(Config):
     weight_decay: float = Field(default=0.01, ge=0)
     clip: PositiveFloat | None = 1.0  # global norm of the gradient
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device multiplies it faster
+    max_skipped: PositiveInt = 10  # steps in a row whose loss or gradient is not finite; then training stops
     freeze: tuple[str, ...] = ()  # prefixes of parameter names
     seed: int = 0
     checkpoint_every: PositiveInt = 500
@@ -215,7 +216,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
 def _read(text: str, source: str, prefix: tuple[str, ...] = ()) -> list[Change]:

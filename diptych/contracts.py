@@ -371,6 +371,8 @@ class Task(Trainable):
     """A downstream task on a system: answer space, head, loss, metric, prediction file."""
 
     Config: ClassVar[type[Config]]
+    purpose: ClassVar[str]  # what its readers' samples are for
+    needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System
 

@@ -11,11 +11,13 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from diptych.data.mixture import Source
 
 HERE = Path(__file__).parent
+ROOMS = ("systems", "objectives", "tasks", "data")
 EMBEDDED = ("scenes", "names")
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -45,10 +48,15 @@ class Entry:
     offers: tuple[str, ...] = ()  # what a system does beyond pre-training: fuse, match, towers, decode, detect
     objectives: tuple[str, ...] = ()
     purposes: tuple[str, ...] = ()  # what a reader's samples are for
-    needs: str = field(default="", repr=False)  # files a reader looks for
+    needs: str = ""  # files a reader looks for
+
+    def facts(self) -> dict[str, tuple[str, ...]]:
+        """What there is to tell beside name and first line."""
+        told = {"presets": self.presets, "offers": self.offers, "objectives": self.objectives, "for": self.purposes}
+        return {key: values for key, values in told.items() if values}
 
 
-def catalogue(room: Literal["systems", "objectives", "tasks", "data"]) -> dict[str, Entry]:
+def catalogue(room: str) -> dict[str, Entry]:
     """The modules of a package that hold the thing the package is for."""
     entries = {}
     for path in sorted((HERE / room).glob("[!_]*.py")):
@@ -74,7 +82,7 @@ def catalogue(room: Literal["systems", "objectives", "tasks", "data"]) -> dict[s
             tuple(offer for offer in ("fuse", "match", "towers", "decode", "detect") if offer in methods),
             tuple(node.module.rpartition(".")[2] for node in imported if node.module),
             tuple(sorted(_strings(constants.get("purposes")))),
-            " ".join(_strings(constants.get("looks_for"))),
+            "".join(_strings(constants.get("looks_for"))),
         )
     return entries
 
@@ -156,6 +164,14 @@ def recipe(saved: Mapping[str, Any], system_name: str, task_name: str | None = N
     return config.checked(saved, system_class(system_name).Config, task_config)
 
 
+def weights(kind: str) -> ModuleType:
+    """The module that converts one family of published weights."""
+    kinds = [path.stem for path in (HERE / "weights").glob("[!_]*.py") if "\ndef convert(" in path.read_text(encoding="utf-8")]
+    if kind not in kinds:
+        raise UserError(f"unknown kind of weights '{kind}'{nearest(kind, kinds)}")
+    return importlib.import_module(f"diptych.weights.{kind}")
+
+
 def _module(room: Literal["systems", "tasks"], name: str) -> ModuleType:
     kind = room.removesuffix("s")
     known = catalogue(room)
@@ -181,6 +197,48 @@ def _only_class(module: ModuleType, base: type) -> Any:
         names = ", ".join(cls.__name__ for cls in classes) or "none"
         raise UserError(f"{module.__name__}: exactly one {base.__name__} with a Config is expected in it, found {names}")
     return classes[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+EXCHANGED = ("config.json", "model.safetensors", "tokenizer.json", "README.md")  # what makes a run that can be handed on
+
+
+def run(source: str | Path) -> Path | None:
+    """The directory of a run, fetched where it is a Hub repository; None for what can only be a system's name."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    name = str(source)
+    if path.exists() or path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"{source}: no such run directory{_near_path(path)}")
+    if "/" not in name:
+        return None
+    if path.parent.is_dir():
+        raise UserError(f"{source}: no such run directory{_near_path(path)}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(EXCHANGED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"{source}: no such directory, and the Hub does not give it: {str(error).splitlines()[0]}") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a finished run."""
+    file = folder / "config.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no config.json in it, so it is no run directory") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON: {error}") from None
+    if not isinstance(about, dict) or not {"recipe", "system"} <= about.keys():
+        raise UserError(f"{file}: not written by Diptych, there is no recipe in it; `diptych convert` reads published weights")
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder}: the run is not finished (no model.safetensors); the command that started it goes on with it")
+    return about
 
 
 # ------------------------------------------------------------------------------------------------------------- readers
@@ -233,15 +291,16 @@ def embedded(name: str) -> Path:
     return Path(os.environ.get("DIPTYCH_DATA") or "data") / name
 
 
-def make_embedded(name: str, root: Path, small: bool = False) -> None:
-    """Compose an embedded data set. Under torchrun the first process does it and the others wait."""
-    from diptych import dist
+def make_embedded(name: str, small: bool = False) -> dict[str, Any]:
+    """Compose an embedded data set where it is not there already; its dataset.json."""
+    root = embedded(name)
+    module = importlib.import_module({"scenes": "diptych.atelier.make", "names": "diptych.atelier.names"}[name])
 
-    def make() -> None:
-        print(f"{root}: not there yet; composing the embedded {name} (once)", file=sys.stderr, flush=True)
-        importlib.import_module("diptych.atelier.make" if name == "scenes" else f"diptych.atelier.{name}").make(root, small=small)
+    def progress(done: int, of: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{root}: {done:,} of {of:,} pictures", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
-    dist.on_first(make)
+    return module.make(root, small=small, jobs=os.cpu_count() or 1, progress=progress)
 
 
 def _root(spec: Spec) -> Path:
@@ -249,7 +308,11 @@ def _root(spec: Spec) -> Path:
         return spec.path
     root = embedded(str(spec.path))
     if not (root / "dataset.json").is_file():
-        make_embedded(str(spec.path), root)
+        from diptych import dist
+
+        if dist.is_first():
+            print(f"{root}: not there yet, so the embedded {spec.path} are composed now, once", file=sys.stderr, flush=True)
+        dist.on_first(lambda: make_embedded(str(spec.path)))
     return root
 
 
@@ -325,8 +388,9 @@ def _some(root: Path, most: int = 10_000) -> Iterator[Path]:
 
 def _near_path(path: Path) -> str:
     """The neighbour that was probably meant, or how far the path does exist."""
-    parent = next((p for p in path.parents if p.exists()), Path("."))
-    lost = path.relative_to(parent).parts[0] if parent != Path(".") or not path.is_absolute() else path.name
-    names = [entry.name for entry in _some(parent)] if parent.is_dir() else []
-    guess = nearest(lost, [*names, *EMBEDDED])
-    return guess if "did you mean" in guess else f" ({parent}/ is there, {lost} is not in it)"
+    parent = next((parent for parent in path.parents if parent.is_dir()), Path())
+    lost = path.parts[len(parent.parts)]
+    close = get_close_matches(lost, [*(entry.name for entry in _some(parent)), *EMBEDDED], n=1)
+    if close:
+        return f"; did you mean '{parent / close[0] if close[0] not in EMBEDDED else close[0]}'?"
+    return "" if parent == Path() else f"; {parent} is there, but no {lost} in it"

@@ -7,20 +7,18 @@ and tells matches, a fine-tuned task does what it was tuned for. Asking for more
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
-from torch import Tensor
 
 from diptych import find
 from diptych.checkpoint import load_weights, read_weights, weights_of, write_file, write_json
@@ -32,8 +30,14 @@ from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.text import tokenizer as vocabulary
 
-EXCHANGED = ("config.json", "model.safetensors", "tokenizer.json", "README.md")
 Picture = str | Path | bytes | Image | NDArray[np.uint8]
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """A task that answers in words."""
+
+    def answer(self, batch: Batch, top: int = 5) -> list[list[tuple[str, float]]]: ...
 
 
 class Guess(NamedTuple):
@@ -59,8 +63,10 @@ class Reply(NamedTuple):
 
 def load(source: str | Path, device: str | torch.device | None = None) -> Model:
     """A model from a run directory, or from the Hub ("someone/some-model")."""
-    folder = _folder(source)
-    about = read_config(folder)
+    folder = find.run(source)
+    if folder is None:
+        raise UserError(f"{source}: no such run directory")
+    about = find.read_config(folder)
     tokenizer = vocabulary.load(str(folder / "tokenizer.json"))
     recipe = find.recipe(about["recipe"], about["system"], about.get("task"))
     system = find.system_class(about["system"])(recipe.system, tokenizer)
@@ -70,38 +76,6 @@ def load(source: str | Path, device: str | torch.device | None = None) -> Model:
     load_weights(module, read_weights(folder / "model.safetensors"), str(folder / "model.safetensors"))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Model(module.to(device).eval(), tokenizer, recipe, about, folder)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A run's config.json; refuses what is not a finished run."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run directory")
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no config.json in it, so it is not a run directory") from None
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'}: not JSON: {error}") from None
-    if not isinstance(about, dict) or "recipe" not in about or "system" not in about:
-        raise UserError(
-            f"{folder / 'config.json'}: not written by Diptych (no 'recipe' in it); `diptych convert` reads published weights"
-        )
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(f"{folder}: the run is not finished (no model.safetensors); give its command again to resume it")
-    return about
-
-
-def _folder(source: str | Path) -> Path:
-    path = Path(source).expanduser()
-    if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~", "runs/")):
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=list(EXCHANGED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source}: no such directory, and the Hub does not give it: {str(error).splitlines()[0]}") from None
 
 
 @dataclass
@@ -124,32 +98,50 @@ class Model:
 
     # -------------------------------------------------------------------------------------------------------- verbs
 
+    @torch.inference_mode()
     def match(self, image: Picture, text: str | Sequence[str]) -> list[float]:
         """The probability, for each text, that it is true of the picture."""
-        texts = [text] if isinstance(text, str) else list(text)
-        return self._match(*self._fuse(image, texts)).tolist()
+        if type(self.system).match is System.match:
+            raise self._cannot("tell matches", "retrieval")
+        fused = self.system.fuse(self._rows(image, [text] if isinstance(text, str) else text))
+        return self.system.match(fused).float().sigmoid().tolist()
 
+    @torch.inference_mode()
     def answer(self, image: Picture, question: str, top: int = 5) -> list[Guess]:
         """The likeliest answers to a question."""
-        if not hasattr(self.task, "answers"):
+        if not isinstance(self.task, Answers):
             raise self._cannot("answer", "vqa")
-        return self._answers(*self._fuse(image, [question]), top)
+        (guesses,) = self.task.answer(self._rows(image, [question]), top)
+        return [Guess(*guess) for guess in guesses]
 
+    @torch.inference_mode()
     def fill(self, image: Picture, text: str, top: int = 5) -> list[list[Guess]]:
         """The likeliest words for each [MASK] in the text."""
-        return self._words(*self._fuse(image, [text]), top)
+        if type(self.system).words is System.words:
+            raise self._cannot("fill in words")
+        batch = self._rows(image, [text], labelled=False)
+        asked_T = batch.text_BT[0] == self.tokenizer.mask_id
+        if not asked_T.any():
+            raise UserError(f"'{text}': no [MASK] in it to fill")
+        chance_PK = self.system.words(self.system.fuse(batch).text_BTD[0, asked_T]).float().softmax(-1)
+        return [
+            [Guess(self.tokenizer.token(k), p) for k, p in zip(best.tolist(), chances.tolist(), strict=True)]
+            for chances, best in zip(*chance_PK.topk(top), strict=True)
+        ]
 
+    @torch.inference_mode()
     def ask(self, image: Picture, text: str, top: int = 5) -> Reply:
-        """Whatever the loaded head answers, and where the model looked: words for [MASK], else an answer, else a match."""
-        with record() as seen:
-            fused, batch = self._fuse(image, [text])
+        """Whatever the head answers, and where the model looked: words for the first [MASK], else an answer, else a match."""
         if "[MASK]" in text:
-            verb, guesses = "fill", self._words(fused, batch, top)[0]
-        elif hasattr(self.task, "answers"):
-            verb, guesses = "answer", self._answers(fused, batch, top)
+            verb, guesses = "fill", self.fill(image, text, top)[0]
+        elif isinstance(self.task, Answers):
+            verb, guesses = "answer", self.answer(image, text, top)
         else:
-            yes = float(self._match(fused, batch)[0])
+            (yes,) = self.match(image, text)
             verb, guesses = "match", [Guess("matches", yes), Guess("does not match", 1 - yes)]
+        batch = self._rows(image, [text])
+        with record() as seen:
+            fused = self.system.fuse(batch)
         assert batch.images is not None
         height, width = batch.images.size_I2[0].tolist()
         picture = batch.images.pixel_I3HW[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()
@@ -180,13 +172,22 @@ class Model:
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             url = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(EXCHANGED))
+            api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(find.EXCHANGED))
         return str(url)
 
     # --------------------------------------------------------------------------------------------------------- inner
 
-    @torch.inference_mode()
-    def _fuse(self, image: Picture, texts: Sequence[str]) -> tuple[Fused, Batch]:
+    def on_task(self, name: str) -> Task:
+        """The model's task; or, zero-shot, a task that needs no labels on a system that was only pre-trained."""
+        if self.task is not None and self.about["task"] == name:
+            return self.task
+        kind = find.task_class(name)
+        if self.task is not None or kind.needs_labels:
+            raise self._cannot(f"be evaluated on {name}", name)
+        config = find.task(name).finetuning(self.recipe).task
+        return kind(config, self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
+
+    def _rows(self, image: Picture, texts: Sequence[str], labelled: bool = True) -> Batch:
         """The texts beside one picture, as rows of one batch."""
         sample = Sample("asked", (_stored(image),), tuple(texts))
         collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
@@ -194,29 +195,20 @@ class Model:
             pictures = [decode_sample(sample, self.recipe.data.image)]
         except BrokenPicture as error:
             name = image if isinstance(image, str | Path) else "the picture"
-            raise UserError(f"{name}: cannot be read: {error}") from None
-        batch = collate([sample], pictures, [0], Draw(0)).to(next(self.module.parameters()).device)
-        return self.system.fuse(batch), batch
+            raise UserError(f"{name}: cannot be read as a picture: {error}") from None
+        batch = collate([sample], pictures, [0], Draw(0))
+        if labelled and self.task is not None:
+            batch = self.task.label(batch)  # a task may put more into the text than labels
+        return batch.to(next(self.module.parameters()).device)
 
-    @torch.inference_mode()
-    def _match(self, fused: Fused, batch: Batch) -> Tensor:
-        if type(self.system).match is System.match:
-            raise self._cannot("match", "retrieval")
-        return self.system.match(fused).float().sigmoid()
-
-    @torch.inference_mode()
-    def _answers(self, fused: Fused, batch: Batch, top: int) -> list[Guess]:
-        raise NotImplementedError
-
-    @torch.inference_mode()
-    def _words(self, fused: Fused, batch: Batch, top: int) -> list[list[Guess]]:
-        raise NotImplementedError
-
-    def _cannot(self, verb: str, task: str) -> UserError:
+    def _cannot(self, verb: str, task: str | None = None) -> UserError:
         kind = (
-            f"{self.about['system']} fine-tuned for {self.about['task']}" if self.task else f"a pre-trained {self.about['system']}"
+            f"a {self.about['system']} fine-tuned for {self.about['task']}"
+            if self.task
+            else f"a pre-trained {self.about['system']}"
         )
-        return UserError(f"{kind} cannot {verb}; `diptych finetune {task} --from {self.folder}` gives a model that can")
+        remedy = f"; `diptych finetune {task} --from {self.folder}` gives a model that can" if task else ""
+        return UserError(f"{kind} cannot {verb}{remedy}")
 
 
 def _stored(image: Picture) -> Path | bytes:

@@ -1,0 +1,395 @@
+"""The command line: one function a verb, each a thin way from words to the library's calls.
+
+What is heavy is imported by the verb that needs it, so that help answers at once. Every verb takes --json: one object on standard
+output and nothing else there; what is for reading during the work goes to standard error. Exit codes: 0 success, 2 a user's
+mistake, told in one line, 1 our fault, 130 interrupted. DIPTYCH_DEBUG=1 shows tracebacks. Under torchrun only the first process
+speaks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from diptych.config import Recipe
+
+app = typer.Typer(
+    name="diptych",
+    help="Pre-train, fine-tune, evaluate and ask vision-language systems built from the same parts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Make the embedded data, check a data set before a run, look at samples.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+class Resume(StrEnum):
+    auto = "auto"
+    never = "never"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+Data = Annotated[list[str] | None, typer.Option("--data", metavar="[KIND:]PATH[@WEIGHT]", help="A data set; may be repeated.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one key of the recipe; may be repeated.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Changes as YAML, or a run's config.json.")]
+Init = Annotated[list[str] | None, typer.Option("--init", metavar="PART=RUN", help="Start a part from a run, as in image=RUN.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; by default a name under runs/.")]
+Source = Annotated[str, typer.Option("--from", metavar="RUN", help="A run directory or a Hub repository.")]
+Resuming = Annotated[
+    Resume, typer.Option("--resume", help="auto: go on with the run in the directory; never: refuse if there is one.")
+]
+
+
+# --------------------------------------------------------------------------------------------------------------- verbs
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Everything in little, within 90 seconds.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="More labels, systems and comparisons, in 30 to 40 minutes.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("runs/demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Show on the embedded data what pre-training is worth; writes OUT/report.html."""
+    from diptych.config import UserError
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other")
+    with _work(as_json) as say:
+        from diptych.study.demo import demo as run_demo
+
+        say(run_demo("quick" if quick else "full" if full else "default", out), f"report: {out / 'report.html'}")
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(metavar="SYSTEM[:PRESET]", help="For example vilt:small or my_lab.my_system:tiny.")],
+    data: Data = None,
+    init: Init = None,
+    file: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resuming = Resume.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Pre-train a system on pictures and texts; by default on the embedded scenes."""
+    from diptych import find
+
+    found = find.system(name)
+    recipe = _resolved(found.recipe, file, settings)
+    out = out or Path("runs") / f"{found.name}-{found.preset}"
+    specs = data or ["scenes"]
+    about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
+    with _work(as_json) as say:
+        from diptych.train import run
+
+        _show(recipe)
+        sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        result = run.pretrain(recipe, found.cls, sources, out, init=_runs(init), resume=resume.value, about=about)
+        say(result, *_finished(out))
+
+
+@app.command()
+def finetune(
+    name: Annotated[str, typer.Argument(metavar="TASK", help="For example vqa or retrieval.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="RUN|SYSTEM:PRESET", help="What to start from; a preset is from scratch.")
+    ],
+    data: Data = None,
+    init: Init = None,
+    file: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resuming = Resume.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a run on a task, or train the task from scratch; by default on the embedded scenes."""
+    from diptych import find
+
+    module, task = find.task(name), find.task_class(name)
+    start = find.run(source)
+    if start is None:
+        system_name, preset, system, before = find.system(source)
+        called = f"{name}-{system_name}-{preset}-scratch"
+    else:
+        saved = find.read_config(start)
+        system_name, preset, system = saved["system"], saved.get("preset"), find.system_class(saved["system"])
+        before = find.recipe({**saved["recipe"], "task": None}, system_name)
+        called = f"{name}-{start.resolve().name}"
+    recipe = _resolved(module.finetuning(before), file, settings)
+    out = out or Path("runs") / called
+    specs = data or ["scenes"]
+    about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "data": specs, "init": _pairs(init)}
+    with _work(as_json) as say:
+        from diptych.train import run
+
+        _show(recipe)
+        sources = find.readers(specs, "train", task.purpose, recipe.data.limit)
+        about["from"] = source
+        options = run.Options(init=_runs(init), resume=resume.value, about=about)
+        say(run.finetune(recipe, system, task, sources, out, start=start, **options), *_finished(out))
+
+
+@app.command()
+def evaluate(
+    name: Annotated[str, typer.Argument(metavar="TASK", help="For example vqa or retrieval.")],
+    source: Source,
+    data: Annotated[str, typer.Option("--data", metavar="[KIND:]PATH", help="By default what the run was trained on.")] = "",
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="For example val, test, test-style.")] = "test",
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format.")
+    ] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run on one split of a data set, with 95 % intervals."""
+    from diptych import find
+
+    task = find.task_class(name)
+    with _work(as_json) as say:
+        from diptych import checkpoint
+        from diptych.load import load
+        from diptych.train import run
+
+        model = load(source)
+        judged = model.on_task(name)
+        recipe = _resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
+        spec = data or model.about["data"][0]
+        (found,) = find.readers([spec], split, task.purpose, recipe.data.limit)
+        about = {**model.about, "task": name, "from": source, "data": [spec]}
+        result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
+        if predictions:
+            predictions.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(predictions, evaluation.predictions)
+        lines = [f"{metric:>16} {value:7.2f}{_interval(result['ci95'].get(metric))}" for metric, value in result["metrics"].items()]
+        say(result, f"{source} on {name}, {split} of {spec}, {result['n']} questions", *lines)
+
+
+@app.command()
+def ask(
+    image: Annotated[str, typer.Argument(metavar="IMAGE")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A question, a statement, or a text with [MASK] in it.")],
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")] = Path("answer.png"),
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run about a picture: whatever its head answers, with a picture of where it looked."""
+    with _work(as_json) as say:
+        from diptych.load import load
+        from diptych.report.ask import ask_picture
+
+        reply = load(source).ask(image, text)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4))
+        guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
+        lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
+        say({"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)}, *lines, f"where it looked: {out}")
+
+
+@app.command("list")
+def list_(
+    room: Annotated[str, typer.Argument(metavar="[systems|objectives|tasks|data]")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What there is, and which goes with which."""
+    from diptych import find
+    from diptych.config import UserError, nearest
+
+    if room and room not in find.ROOMS:
+        raise UserError(f"diptych list {room}: no such list{nearest(room, find.ROOMS)}")
+    found = {chosen: find.catalogue(chosen) for chosen in find.ROOMS if room in ("", chosen)}
+    lines = []
+    for chosen, entries in found.items():
+        lines += [chosen]
+        for entry in entries.values():
+            facts = "; ".join(f"{key}: {', '.join(values)}" for key, values in entry.facts().items())
+            lines += [f"  {entry.name:16} {entry.about}", *([f"  {'':16} {facts}"] if facts else [])]
+    with _work(as_json) as say:
+        say(
+            {chosen: {e.name: {"about": e.about, **e.facts()} for e in entries.values()} for chosen, entries in found.items()},
+            *lines,
+        )
+
+
+@app.command()
+def convert(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Whose weights: vilt.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST")],
+    as_json: AsJson = False,
+) -> None:
+    """Published weights to a run directory, or a run to the published layout, with a report of every key."""
+    from diptych import find
+
+    module = find.weights(kind)
+    with _work(as_json) as say:
+        report = module.convert(source, dest)
+        say(report, *(f"{key}: {value}" for key, value in report.items()))
+
+
+@data_app.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(metavar="[scenes|names|all]")] = "all",
+    small: Annotated[bool, typer.Option("--small", help="A few thousand pictures, in seconds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compose the embedded data, in $DIPTYCH_DATA or ./data."""
+    from diptych import find
+    from diptych.config import UserError, nearest
+
+    if name not in (*find.EMBEDDED, "all"):
+        raise UserError(f"diptych data make {name}: no such embedded data{nearest(name, [*find.EMBEDDED, 'all'])}")
+    with _work(as_json) as say:
+        made = {one: find.make_embedded(one, small=small) for one in find.EMBEDDED if name in (one, "all")}
+        say(made, *(f"{find.embedded(one)}: {about}" for one, about in made.items()))
+
+
+# ------------------------------------------------------------------------------------------------------------ plumbing
+
+
+class Say(Protocol):
+    def __call__(self, result: Mapping[str, Any], *lines: str) -> None: ...
+
+
+@contextmanager
+def _work(as_json: bool) -> Iterator[Say]:
+    """Around a verb's work: joins torchrun's processes; whatever is printed meanwhile goes to standard error.
+
+    `say(result, *lines)` is told once: the result is printed as JSON, or else the lines.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from diptych import dist
+
+            stack.enter_context(dist.process_group())
+        said: list[str] = []
+
+        def say(result: Mapping[str, Any], *lines: str) -> None:
+            said.extend([json.dumps(result, indent=2, ensure_ascii=False)] if as_json else lines)
+
+        yield say
+    if _speaks():
+        print("\n".join(said))
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _resolved(recipe: Recipe, file: Path | None, settings: list[str] | None) -> Recipe:
+    from diptych import config
+
+    layers = [config.from_file(file)] if file else []
+    return config.resolve(recipe, *layers, *(config.from_setting(setting) for setting in settings or []))
+
+
+def _show(recipe: Recipe) -> None:
+    from diptych import config
+
+    if _speaks():
+        print(config.to_yaml(recipe), file=sys.stderr, flush=True)
+
+
+def _pairs(init: list[str] | None) -> dict[str, str]:
+    """`--init PART=RUN` as {part: run}."""
+    from diptych.config import UserError
+
+    pairs = {}
+    for text in init or []:
+        part, equals, run = text.partition("=")
+        if not (part and equals and run):
+            raise UserError(f"--init {text}: write it as PART=RUN, for example image=runs/vit-small")
+        pairs[part] = run
+    return pairs
+
+
+def _runs(init: list[str] | None) -> dict[str, Path]:
+    from diptych import find
+    from diptych.config import UserError
+
+    runs = {}
+    for part, text in _pairs(init).items():
+        if (run := find.run(text)) is None:
+            raise UserError(f"--init {part}={text}: {text} is no run directory")
+        runs[part] = run
+    return runs
+
+
+def _finished(out: Path) -> list[str]:
+    """Write the run's report and say where things are."""
+    from diptych.report.run import run_page
+
+    if _speaks():
+        (out / "report.html").write_text(run_page(out), encoding="utf-8")
+    return [f"run: {out}", f"report: {out / 'report.html'}"]
+
+
+def _interval(ci95: list[float] | None) -> str:
+    return "" if ci95 is None else f"   ({ci95[0]:.2f} to {ci95[1]:.2f})"
+
+
+def main() -> None:
+    sys.exit(_run())
+
+
+def _run() -> int:
+    usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer Typers carry inside themselves
+    try:
+        return app(standalone_mode=False) or 0
+    except usage_error as error:
+        message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        if "\n" in message:  # a bare `diptych` asks for help
+            print(message)
+            return 0
+        return _complain(message, 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", 130)
+    except Exception as error:
+        if os.environ.get("DIPTYCH_DEBUG"):
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """One line for any error. Ours is kept in a file, to be sent to us."""
+    from pydantic import ValidationError
+
+    from diptych.config import UserError, explain
+
+    if isinstance(error, UserError):
+        return _complain(str(error), 2)
+    if isinstance(error, ValidationError):
+        return _complain("; ".join(explain(error, None)), 2)
+    import tempfile
+    import traceback
+
+    descriptor, path = tempfile.mkstemp(prefix="diptych-error-", suffix=".txt")
+    with open(descriptor, "w", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    said = str(error).strip().partition("\n")[0]
+    return _complain(f"an error of ours, sorry ({type(error).__name__}: {said}); please report it with {path}", 1)
+
+
+def _complain(message: str, code: int) -> int:
+    if _speaks():
+        print(f"diptych: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()
