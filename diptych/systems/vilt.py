@@ -95,6 +95,11 @@ class ViLT(System):
             losses["wpa"] = self.wpa(fused, batch)
         return losses
 
+    def words(self, x_PD: Tensor) -> Tensor:
+        if not self.mlm:
+            raise config.UserError("this ViLT was built without mlm, so it does not guess words; set system.mlm")
+        return self.mlm.head(x_PD, self.text.word.weight)
+
     def match(self, fused: Fused) -> Tensor:
         if not self.itm:
             raise config.UserError("this ViLT was built without itm, so it does not tell matches; set system.itm")
