@@ -4,6 +4,8 @@
     ROOT/coco/captions_SPLIT.json, instances_SPLIT.json
     ROOT/vg/region_descriptions_SPLIT.json, objects_, attributes_, relationships_, image_data_
     ROOT/vqa/v2_OpenEnded_mscoco_SPLIT_questions.json, v2_mscoco_SPLIT_annotations.json, v2_mscoco_SPLIT_complementary_pairs.json
+    ROOT/snli_ve/snli_ve_SPLIT.jsonl, nlvr2/SPLIT.json (an object a line, as published), vcr/SPLIT.jsonl
+    ROOT/refcoco/refs(atelier).p, instances.json           all splits; boxes of VCR's people: ROOT/images/SPLIT/00000001.json
     ROOT/dataset.json                                      how it was made, how much there is, sha256 of the annotations
 
 A *group* is what is drawn together: one described scene, two complementary ones, the four of a sentence. Each group's draws are a
@@ -17,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +32,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from diptych.atelier import coco, compose, described, facts, vocabulary, vqa
+from diptych.atelier import coco, compose, described, facts, nlvr2, refcoco, snli_ve, vcr, vocabulary, vqa
 from diptych.atelier.artwork import load
 from diptych.atelier.compose import Scene, paint
 from diptych.atelier.vocabulary import SPLITS, World
@@ -56,6 +59,10 @@ KINDS = {
     "captions": Kind(described.with_captions, described.SCENES, 0.2, 0.2),
     "regions": Kind(described.with_regions, described.SCENES, 0.36, 0.0),
     "vqa": Kind(vqa.derive, vqa.SCENES, 0.24, 0.44),
+    "nlvr2": Kind(nlvr2.derive, nlvr2.SCENES, 0.08, 0.16),
+    "snli_ve": Kind(snli_ve.derive, snli_ve.SCENES, 0.05, 0.09),
+    "vcr": Kind(vcr.derive, vcr.SCENES, 0.04, 0.06),
+    "refcoco": Kind(refcoco.derive, refcoco.SCENES, 0.03, 0.05),
 }
 
 
@@ -63,7 +70,7 @@ class Table(NamedTuple):
     """A JSON file: where it lies, the list that holds its rows, and what stands around them."""
 
     path: str
-    rows: str = ""  # empty: the file is one list; "lines": one object a line
+    rows: str = ""  # empty: the file is one list; "lines": one object a line; "pickle": a list, pickled
     around: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -80,6 +87,11 @@ TABLES = {
     "questions": Table("vqa/v2_OpenEnded_mscoco_{split}_questions.json", "questions", {**_ABOUT, **_VQA}),
     "annotations": Table("vqa/v2_mscoco_{split}_annotations.json", "annotations", {**_ABOUT, **_VQA}),
     "complementary_pairs": Table("vqa/v2_mscoco_{split}_complementary_pairs.json"),
+    "nlvr2": Table("nlvr2/{split}.json", "lines"),
+    "snli_ve": Table("snli_ve/snli_ve_{split}.jsonl", "lines"),
+    "vcr": Table("vcr/{split}.jsonl", "lines"),
+    "refs": Table("refcoco/refs(atelier).p", "pickle"),
+    "ref_instances": Table("refcoco/instances.json", "annotations", {**_ABOUT, "categories": coco.CATEGORY_TABLE}),
 }
 
 
@@ -194,6 +206,8 @@ def _compose(chunk: Chunk, root: Path) -> _Made:
     rows: dict[str, list[Any]] = {}
     n = 0
     for image_ids, scenes, derived in groups(chunk):
+        for path, content in derived.pop("files", ()):
+            (root / path).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
         for name, found in derived.items():
             rows.setdefault(name, []).extend(found)
         for image_id, scene in zip(image_ids, scenes, strict=True):
@@ -219,21 +233,23 @@ def _write(root: Path, plan: list[Chunk], jobs: int, progress: Callable[[int, in
     pixels = hashlib.sha256()
     annotations = hashlib.sha256()
     counts: dict[str, dict[str, int]] = {split: {"pictures": 0} for split in SPLITS}
-    kept: dict[str, list[str]] = {}
+    kept: dict[str, list[str]] = {}  # of the split at hand; tables that span the splits stay to the end
     split, done = plan[0].split, 0
     for made in _composed(plan, root, jobs):
         if made.split != split:
             _close(root, split, kept, annotations)
-            split, kept = made.split, {}
+            split = made.split
         for name, (n, fragment) in made.rows.items():
             kept.setdefault(name, []).append(fragment)
-            counts[split][name] = counts[split].get(name, 0) + n
+            if "." not in name:
+                counts[split][name] = counts[split].get(name, 0) + n
         counts[split]["pictures"] += made.scenes
         pixels.update(made.pixels)
         done += made.scenes
         if progress:
             progress(done, total)
     _close(root, split, kept, annotations)
+    _close(root, "", kept, annotations)
     return {"counts": counts, "annotations_sha256": annotations.hexdigest(), "pixels_sha256": pixels.hexdigest()}
 
 
@@ -247,20 +263,27 @@ def _composed(plan: list[Chunk], root: Path, jobs: int) -> Iterable[_Made]:
 
 
 def _close(root: Path, split: str, kept: dict[str, list[str]], annotations: Any) -> None:
-    """Write a split's files. Beside `rows`, "TABLE.key" in kept is another list of the same file."""
+    """Write a split's files, or with no split those of all; what is written is no longer kept."""
     for name, table in TABLES.items():
-        if name not in kept:
+        if name not in kept or ("{split}" in table.path) != bool(split):
             continue
         path = root / table.path.format(split=split)
         path.parent.mkdir(exist_ok=True)
-        if table.rows == "lines":
-            text = "\n".join(kept[name]) + "\n"
-        elif table.rows:
-            around = json.dumps(dict(table.around)).replace("{split}", split)[1:-1]
-            beside = "".join(f',"{key.partition(".")[2]}":[{",".join(kept[key])}]' for key in kept if key.startswith(f"{name}."))
-            text = f'{{{around}{beside},"{table.rows}":[{",".join(kept[name])}]}}'
-        else:
-            text = f"[{','.join(kept[name])}]"
-        encoded = text.encode()
+        beside = {key.partition(".")[2]: ",".join(kept.pop(key)) for key in list(kept) if key.startswith(f"{name}.")}
+        encoded = _file(table, split, kept.pop(name), beside)
         annotations.update(f"{path.relative_to(root)}\n".encode() + encoded)
         path.write_bytes(encoded)
+
+
+def _file(table: Table, split: str, rows: list[str], beside: dict[str, str]) -> bytes:
+    """The whole file; `beside` are other lists of the same file, the pictures of COCO's for one."""
+    if table.rows == "lines":
+        return ("\n".join(rows) + "\n").encode()
+    listed = f"[{','.join(rows)}]"
+    if table.rows == "pickle":
+        return pickle.dumps(json.loads(listed), protocol=2)
+    if not table.rows:
+        return listed.encode()
+    around = json.dumps(dict(table.around)).replace("{split}", split)[1:-1]
+    lists = [f'"{key}":[{value}]' for key, value in beside.items()]
+    return ("{" + ",".join([around, *lists, f'"{table.rows}":{listed}']) + "}").encode()

@@ -114,6 +114,7 @@ GROUNDS = [
 
 SMALL = (22, 23, 24, 25, 26, 27)  # pixels of the longer side, before trimming
 LARGE = (38, 40, 42, 44, 46)
+PEOPLE = (46, 48, 50)  # a trade must be seen from dress and tools
 
 ROLES = [
     Role("cook", "cook", "make a soup"),
