@@ -21,6 +21,7 @@ import typer
 
 if TYPE_CHECKING:
     from diptych.config import Recipe
+    from diptych.contracts import Reader
 
 app = typer.Typer(
     name="diptych",
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Make the embedded data, check a data set before a run, look at samples.", no_args_is_help=True)
+data_app = typer.Typer(help="Make, check and look at data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -41,7 +42,9 @@ class Resume(StrEnum):
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
-Data = Annotated[list[str] | None, typer.Option("--data", metavar="[KIND:]PATH[@WEIGHT]", help="A data set; may be repeated.")]
+Data = Annotated[
+    list[str] | None, typer.Option("--data", metavar="[KIND:]PATH[@WEIGHT]", help="A data set, may be repeated; default: scenes.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one key of the recipe; may be repeated.")
 ]
@@ -64,7 +67,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("runs/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Show on the embedded data what pre-training is worth; writes OUT/report.html."""
+    """Show what pre-training is worth, on the embedded data."""
     from diptych.config import UserError
 
     if quick and full:
@@ -86,7 +89,7 @@ def pretrain(
     resume: Resuming = Resume.auto,
     as_json: AsJson = False,
 ) -> None:
-    """Pre-train a system on pictures and texts; by default on the embedded scenes."""
+    """Pre-train a system on pictures and texts."""
     from diptych import find
 
     found = find.system(name)
@@ -117,7 +120,7 @@ def finetune(
     resume: Resuming = Resume.auto,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune a run on a task, or train the task from scratch; by default on the embedded scenes."""
+    """Fine-tune a run on a task, or train it from scratch."""
     from diptych import find
 
     module, task = find.task(name), find.task_class(name)
@@ -133,15 +136,18 @@ def finetune(
     recipe = _resolved(module.finetuning(before), file, settings)
     out = out or Path("runs") / called
     specs = data or ["scenes"]
-    about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "data": specs, "init": _pairs(init)}
+    about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
+    about["init"] = _pairs(init)
     with _work(as_json) as say:
         from diptych.train import run
 
         _show(recipe)
         sources = find.readers(specs, "train", task.purpose, recipe.data.limit)
-        about["from"] = source
         options = run.Options(init=_runs(init), resume=resume.value, about=about)
-        say(run.finetune(recipe, system, task, sources, out, start=start, **options), *_finished(out))
+        result = run.finetune(
+            recipe, system, task, sources, out, start=start, evaluate_on=_validation(specs[0], task.purpose), **options
+        )
+        say(result, *_scores(result), *_finished(out))
 
 
 @app.command()
@@ -156,7 +162,7 @@ def evaluate(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run on one split of a data set, with 95 % intervals."""
+    """Score a run on one split of a data set."""
     from diptych import find
 
     task = find.task_class(name)
@@ -175,8 +181,7 @@ def evaluate(
         if predictions:
             predictions.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write_json(predictions, evaluation.predictions)
-        lines = [f"{metric:>16} {value:7.2f}{_interval(result['ci95'].get(metric))}" for metric, value in result["metrics"].items()]
-        say(result, f"{source} on {name}, {split} of {spec}, {result['n']} questions", *lines)
+        say(result, *_scores(result))
 
 
 @app.command()
@@ -187,7 +192,7 @@ def ask(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")] = Path("answer.png"),
     as_json: AsJson = False,
 ) -> None:
-    """Ask a run about a picture: whatever its head answers, with a picture of where it looked."""
+    """Ask about a picture, and see where the model looked."""
     with _work(as_json) as say:
         from diptych.load import load
         from diptych.report.ask import ask_picture
@@ -232,7 +237,7 @@ def convert(
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
     as_json: AsJson = False,
 ) -> None:
-    """Published weights to a run directory, or a run to the published layout, with a report of every key."""
+    """Published weights to a run directory, and back."""
     from diptych import find
 
     module = find.weights(kind)
@@ -255,7 +260,8 @@ def data_make(
         raise UserError(f"diptych data make {name}: no such embedded data{nearest(name, [*find.EMBEDDED, 'all'])}")
     with _work(as_json) as say:
         made = {one: find.make_embedded(one, small=small) for one in find.EMBEDDED if name in (one, "all")}
-        say(made, *(f"{find.embedded(one)}: {about}" for one, about in made.items()))
+        counts = {one: {split: sum(count.values()) for split, count in about["counts"].items()} for one, about in made.items()}
+        say(made, *(f"{find.embedded(one)}: {about}" for one, about in counts.items()))
 
 
 # ------------------------------------------------------------------------------------------------------------ plumbing
@@ -339,8 +345,28 @@ def _finished(out: Path) -> list[str]:
     return [f"run: {out}", f"report: {out / 'report.html'}"]
 
 
-def _interval(ci95: list[float] | None) -> str:
-    return "" if ci95 is None else f"   ({ci95[0]:.2f} to {ci95[1]:.2f})"
+def _validation(spec: str, purpose: str) -> dict[str, Reader]:
+    """The `val` split of a data set, where it has one."""
+    from diptych import find
+    from diptych.config import UserError
+
+    try:
+        return {"val": find.readers([spec], "val", purpose)[0].reader}
+    except UserError as error:
+        if _speaks():
+            print(f"no score on val at the end: {error}", file=sys.stderr)
+        return {}
+
+
+def _scores(result: Mapping[str, Any]) -> list[str]:
+    """A result as a table: metric, value, 95 % interval."""
+    if result["split"] == "train":
+        return []
+    lines = [f"{result['task']}, {result['split']}: {result['n']} questions"]
+    for metric, value in result["metrics"].items():
+        low_high = result["ci95"].get(metric)
+        lines.append(f"{metric:>20} {value:7.2f}" + ("" if low_high is None else "   ({:.2f} to {:.2f})".format(*low_high)))
+    return lines
 
 
 def main() -> None:
