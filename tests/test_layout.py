@@ -23,7 +23,7 @@ LEVELS = (
     ("__init__", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-# `atelier` writes what `data` reads. Within the first line, and for `load` on `find`, `study` on `report`, the right one leans on the left.
+# `atelier` writes what `data` reads; within a line, `contracts`, `load` and `study` lean on the ones named here.
 ALLOWED = {("atelier", "data"), ("contracts", "config"), ("contracts", "draw"), ("load", "find"), ("study", "report")}
 TORCHLESS = ("data", "atelier", "metrics")
 
