@@ -254,14 +254,14 @@ def data_make(
 ) -> None:
     """Compose the embedded data, in $DIPTYCH_DATA or ./data."""
     from diptych import find
-    from diptych.config import UserError, nearest
+    from diptych.config import UserError, flat, nearest
 
     if name not in (*find.EMBEDDED, "all"):
         raise UserError(f"diptych data make {name}: no such embedded data{nearest(name, [*find.EMBEDDED, 'all'])}")
     with _work(as_json) as say:
         made = {one: find.make_embedded(one, small=small) for one in find.EMBEDDED if name in (one, "all")}
-        counts = {one: {split: sum(count.values()) for split, count in about["counts"].items()} for one, about in made.items()}
-        say(made, *(f"{find.embedded(one)}: {about}" for one, about in counts.items()))
+        pictures = {one: sum(n for key, n in flat(about["counts"]).items() if "pictures" in key[-1]) for one, about in made.items()}
+        say(made, *(f"{find.embedded(one)}: {n:,} pictures" for one, n in pictures.items()))
 
 
 # ------------------------------------------------------------------------------------------------------------ plumbing

@@ -294,13 +294,17 @@ def embedded(name: str) -> Path:
 def make_embedded(name: str, small: bool = False) -> dict[str, Any]:
     """Compose an embedded data set where it is not there already; its dataset.json."""
     root = embedded(name)
-    module = importlib.import_module({"scenes": "diptych.atelier.make", "names": "diptych.atelier.names"}[name])
+    if name == "names":
+        from diptych.atelier import names
+
+        return names.make(root, small=small)
+    from diptych.atelier import make
 
     def progress(done: int, of: int) -> None:
         if sys.stderr.isatty():
             print(f"\r{root}: {done:,} of {of:,} pictures", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
-    return module.make(root, small=small, jobs=os.cpu_count() or 1, progress=progress)
+    return make.make(root, small=small, jobs=os.cpu_count() or 1, progress=progress)
 
 
 def _root(spec: Spec) -> Path:
