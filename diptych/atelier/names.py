@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from diptych.atelier.artwork import TRAIN_FAMILIES, Artwork, load
+from diptych.config import UserError
 from diptych.draw import Draw
 
 VERSION = 1
@@ -86,9 +87,15 @@ class Shown(NamedTuple):
     """One picture of the data set."""
 
     path: str  # relative to images/
-    sprites: tuple[tuple[str, str], ...]  # (concept, family), from the left
+    sprites: tuple[tuple[str, str], ...]  # (concept, family), in reading order
     is_main: bool
     languages: tuple[str, ...]
+
+
+class Row(NamedTuple):
+    shown: Shown
+    language: str
+    caption: str
 
 
 def make(root: Path, *, seed: int = 0, small: bool = False, noise: float = 0.0) -> dict[str, Any]:
@@ -98,7 +105,8 @@ def make(root: Path, *, seed: int = 0, small: bool = False, noise: float = 0.0) 
     parts: the name of another concept, boilerplate, a name cut short.
     """
     if not 0 <= noise <= 1:
-        raise ValueError(f"noise is a share between 0 and 1, not {noise}")
+        raise UserError(f"names: noise is a share between 0 and 1, not {noise}")
+    (root / "dataset.json").unlink(missing_ok=True)  # its absence says that the rest is not whole
     artwork, draw = load(), Draw(seed)
     held_out, seen = _sides(artwork, draw, small)
     counts: dict[str, int] = {}
@@ -112,7 +120,7 @@ def make(root: Path, *, seed: int = 0, small: bool = False, noise: float = 0.0) 
             spoilt = _spoil(artwork, draw, rows, concepts, noise)
         for picture in pictures:
             _write_picture(artwork, draw, root / "images" / picture.path, picture)
-        sha256[f"wit/{split}.tsv"] = _write_table(root / f"wit/{split}.tsv.gz", WIT, (row.values() for row in rows))
+        sha256[f"wit/{split}.tsv"] = _write_table(root / f"wit/{split}.tsv.gz", WIT, (_wit(artwork, row) for row in rows))
         counts |= {f"{split} pictures": len(pictures), f"{split} rows": len(rows), f"{split} concepts": len(concepts)}
     for split, concepts in (("train", seen), ("test-concept", held_out)):
         pairs = list(_pairs(artwork, concepts))
@@ -180,53 +188,53 @@ def _several(artwork: Artwork, draw: Draw, split: str, concepts: list[str], smal
         yield Shown(f"several/{split}-{n:05}.jpg", tuple(sprites), False, tuple(languages[i] for i in sorted(chosen)))
 
 
-def _rows(artwork: Artwork, pictures: Iterable[Shown]) -> Iterator[dict[str, Any]]:
-    for picture in pictures:
-        slugs = [slug for slug, _ in picture.sprites]
-        credits = [artwork.families[family] for family in dict.fromkeys(family for _, family in picture.sprites)]
-        for language in picture.languages:
+def _rows(artwork: Artwork, pictures: Iterable[Shown]) -> Iterator[Row]:
+    """One for each language that names all that is shown."""
+    for shown in pictures:
+        slugs = [slug for slug, _ in shown.sprites]
+        for language in shown.languages:
             names = artwork.names(language)
             if all(slug in names for slug in slugs):
-                yield dict.fromkeys(WIT, "") | {
-                    "language": language,
-                    "page_url": f"diptych:names/{'+'.join(slugs)}",
-                    "image_url": picture.path,
-                    "page_title": names[slugs[0]],
-                    "caption_reference_description": artwork.listed(language, [names[slug] for slug in slugs]),
-                    "caption_attribution_description": "; ".join(f"{c['title']}, {c['licence']}" for c in credits),
-                    "mime_type": "image/jpeg",
-                    "original_height": SIDE,
-                    "original_width": SIDE,
-                    "is_main_image": str(picture.is_main).lower(),
-                    "attribution_passes_lang_id": "true",
-                    "page_changed_recently": "false",
-                }
+                yield Row(shown, language, artwork.listed(language, [names[slug] for slug in slugs]))
 
 
-def _spoil(artwork: Artwork, draw: Draw, rows: list[dict[str, Any]], concepts: list[str], rate: float) -> list[tuple[int, str]]:
-    """Spoil captions in place, and say which. A name is cut where no letter's marks are lost: at half of its words or letters."""
+def _spoil(artwork: Artwork, draw: Draw, rows: list[Row], concepts: list[str], rate: float) -> list[tuple[int, str]]:
+    """Spoil captions of single pictures in place; (row, how) of each."""
     index = np.arange(len(rows))
     chance, kind, other = (draw.uniform(f"names/noise/{purpose}", index)[:, 0] for purpose in ("rate", "kind", "other"))
     spoilt = []
     for i in np.flatnonzero(chance < rate):
-        row = rows[i]
-        slug = row["page_url"].removeprefix("diptych:names/")
-        if "+" in slug:
+        shown, language, caption = rows[i]
+        slugs = [slug for slug, _ in shown.sprites]
+        if len(slugs) > 1:
             continue
-        caption = row["caption_reference_description"]
         if kind[i] < 1 / 3:
-            names, twin = artwork.names(row["language"]), artwork.concepts[slug].twin
-            wrong = [names[c] for c in concepts if c in names and artwork.concepts[c].twin != twin and names[c] != caption]
-            what, text = "wrong", wrong[int(other[i] * len(wrong))]
+            how, text = "wrong", _wrong(artwork, language, slugs[0], concepts, float(other[i]))
         elif kind[i] < 2 / 3:
-            what, text = "boilerplate", BOILERPLATE[int(other[i] * len(BOILERPLATE))].format(n=int(other[i] * 1e9) % 10_000)
+            n = int(other[i] * 1e9) % 10_000
+            how, text = "boilerplate", BOILERPLATE[int(other[i] * len(BOILERPLATE))].format(n=n)
         else:
-            words = caption.split()
-            what = "truncated"
-            text = " ".join(words[: len(words) // 2]) if len(words) > 1 else caption[: (len(caption) + 1) // 2]
-        row["caption_reference_description"] = row["page_title"] = text
-        spoilt.append((int(i), what))
+            how, text = "truncated", _cut(caption)
+        rows[i] = Row(shown, language, text)
+        spoilt.append((int(i), how))
     return spoilt
+
+
+def _wrong(artwork: Artwork, language: str, slug: str, concepts: list[str], where: float) -> str:
+    """The name of another concept, no twin and not called the same: the first such one after a place in the list."""
+    names, twin = artwork.names(language), artwork.concepts[slug].twin
+    start = int(where * len(concepts))
+    return next(
+        names[other]
+        for other in (*concepts[start:], *concepts[:start])
+        if other in names and artwork.concepts[other].twin != twin and names[other] != names[slug]
+    )
+
+
+def _cut(name: str) -> str:
+    """The first half of its words or, of one word, of its letters."""
+    words = name.split()
+    return " ".join(words[: len(words) // 2]) if len(words) > 1 else name[: (len(name) + 1) // 2]
 
 
 def _pairs(artwork: Artwork, concepts: Iterable[str]) -> Iterator[tuple[str, ...]]:
@@ -257,6 +265,25 @@ def _write_picture(artwork: Artwork, draw: Draw, path: Path, shown: Shown) -> No
         canvas.paste(sprite, (x - sprite.width // 2, y - sprite.height // 2), sprite)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path, "JPEG", quality=90, subsampling=0)
+
+
+def _wit(artwork: Artwork, row: Row) -> tuple[str, ...]:
+    """The columns of WIT; texts that a page of Wikipedia has and a drawing has not stay empty."""
+    credits = [artwork.families[family] for family in dict.fromkeys(family for _, family in row.shown.sprites)]
+    known = {
+        "language": row.language,
+        "page_url": f"diptych:names/{'+'.join(slug for slug, _ in row.shown.sprites)}",
+        "image_url": row.shown.path,
+        "caption_reference_description": row.caption,
+        "caption_attribution_description": "; ".join(f"{credit['title']}, {credit['licence']}" for credit in credits),
+        "mime_type": "image/jpeg",
+        "original_height": str(SIDE),
+        "original_width": str(SIDE),
+        "is_main_image": str(row.shown.is_main).lower(),
+        "attribution_passes_lang_id": "true",
+        "page_changed_recently": "false",
+    }
+    return tuple(known.get(column, "") for column in WIT)
 
 
 def _write_table(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
