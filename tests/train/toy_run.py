@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from diptych.contracts import IGNORE, Batch, LossTerm, Sample, System
 from diptych.data.mixture import Source
 from diptych.draw import Draw
 from diptych.text.tokenizer import wordpiece
+from diptych.train.run import pretrain
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "white": (240, 240, 240)}
 
@@ -129,7 +131,32 @@ def sources(size: int = 40, broken: Sequence[int] = ()) -> list[Source]:
     return [Source("toy", Pictures(size, frozenset(broken)))]
 
 
-def files(run: Path) -> dict[str, bytes]:
-    """What two equal runs must have in common, bit for bit."""
+def train(
+    out: Path,
+    *,
+    cls: type[Toy] = Toy,
+    source: Sequence[Source] | None = None,
+    train: Any = None,
+    data: Any = None,
+    quiet: bool = True,
+    **system: Any,
+) -> dict[str, Any]:
+    """One sitting in `out`."""
+    given = recipe(train, data, **system)
+    return pretrain(given, cls, source or sources(), out, tokenizer=TOKENIZER, trackers=(), quiet=quiet)
+
+
+def state_of(run: Path) -> dict[str, bytes]:
+    """What two equal runs must have in common, bit for bit: tensors, counters, and the log without its clock."""
     newest = max(run.glob("checkpoints/step-*"))
-    return {name: (newest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+    state = {name: (newest / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+    progress = json.loads((newest / "state.json").read_text())
+    state["progress"] = repr({name: progress[name] for name in ("step", "skipped", "samples", "samples_by_source")}).encode()
+    state["log"] = repr(log_of(run)).encode()
+    return state
+
+
+def log_of(run: Path) -> list[dict[str, float]]:
+    clock = {"seconds", "samples_per_second", "waiting", "memory_gb"}
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in clock} for line in lines]
