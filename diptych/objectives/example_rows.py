@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from diptych.contracts import IGNORE, Batch, Fused, Phrase, Texts, Visual
-from diptych.fusion.pictures import of_rows
 
 WIDTH, VOCAB, PAD, CLS, SEP, MASK = 16, 50, 0, 1, 2, 3
 _LENGTHS, _PATCHES = (9, 4, 7, 5, 8, 6), (4, 7, 5)
+_PICTURE_OF_ROW = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
 def texts(seed: int) -> Texts:
@@ -38,7 +38,7 @@ def batch() -> Batch:
         segment_BT=true.segment_BT,
         word_BT=true.word_BT,
         row_B=torch.arange(100, 106),
-        image_of_BN=torch.tensor([[0], [0], [1], [1], [2], [2]]),
+        image_of_BN=_PICTURE_OF_ROW[:, None],
         false_text=false,
         labels={"itm": torch.tensor([1, 0, 0, 1, IGNORE, 1])},
         keys=tuple("aabbcc"),
@@ -58,8 +58,9 @@ def visual() -> Visual:
 
 def fused() -> Fused:
     random = torch.Generator().manual_seed(3)
-    rows = batch()
-    assert rows.image_of_BN is not None
-    pictures = of_rows(visual(), rows.image_of_BN)
+    rows, pictures = batch(), visual()
     text_BTD = torch.randn(*rows.text_BT.shape, WIDTH, generator=random)
-    return Fused(text_BTD, rows.text_mask_BT, *pictures, torch.randn(len(rows), WIDTH, generator=random))
+    pooled_BD = torch.randn(len(rows), WIDTH, generator=random)
+    slot_BV = torch.zeros(len(rows), pictures.mask_IV.shape[1], dtype=torch.int64)
+    image_BVD, image_mask_BV, box_BV4 = (part[_PICTURE_OF_ROW] for part in pictures)
+    return Fused(text_BTD, rows.text_mask_BT, image_BVD, image_mask_BV, slot_BV, box_BV4, pooled_BD)
