@@ -2,7 +2,7 @@
 
     Scene = ground + things (what, whose drawing, colour, size, where)   facts are read from this
       |  paint: trimmed sprite -> luminance -> colour ramp -> alpha over the ground
-    uint8 [128, 128, 3] and, for each thing, the exact box of its visible pixels
+    a picture and, for each thing, the exact box of its visible pixels
 
 A thing owns a square slot as wide as its longer side; slots never overlap, so that a thing can be exchanged for another in
 place. An edit of a scene is therefore a change of one field: `thing._replace(colour=...)`.
@@ -26,7 +26,7 @@ SIDE = 128
 GAP = 2  # pixels kept free between slots, and at the rim
 VISIBLE = 48  # alpha from which a pixel counts as part of a thing
 MOST_AREA = 6800  # of all slots together; denser scenes are rarely found by throwing darts
-CURTAIN = (118, 96, 84)
+_CURTAIN = (118, 96, 84)
 _CURTAIN_FOLD = (98, 78, 68)
 
 Box = tuple[int, int, int, int]  # x1 y1 x2 y2 in pixels, right and bottom exclusive
@@ -52,9 +52,9 @@ class Thing(NamedTuple):
 
     @property
     def box(self) -> Box:
-        height, width = sprite(self.slug, self.family, self.size).alpha.shape
-        x, y = self.cx - width // 2, self.cy - height // 2
-        return x, y, x + width, y + height
+        drawing = sprite(self.slug, self.family, self.size)
+        x, y = self.cx - drawing.width // 2, self.cy - drawing.height // 2
+        return x, y, x + drawing.width, y + drawing.height
 
 
 class Scene(NamedTuple):
@@ -74,23 +74,28 @@ class Scene(NamedTuple):
 
 
 class Sprite(NamedTuple):
-    luminance: NDArray[np.uint8]  # [h, w]; stretched so that every drawing uses its colour's whole ramp
-    alpha: NDArray[np.uint8]  # [h, w]; every rim row and column has a pixel of at least VISIBLE
-    rgb: NDArray[np.uint8]  # [h, w, 3]
+    """A drawing at one size. Every rim row and column of `alpha` has a pixel of at least VISIBLE."""
+
+    level: Image.Image  # "L": where on a colour's ramp; the tone most of the drawing has is the middle, so the colour itself
+    alpha: Image.Image  # "L"
+    natural: Image.Image  # "RGB", the artist's own colours
+    width: int
+    height: int
 
 
 @cache
-def sprite(slug: str, family: str, size: int) -> Sprite:
+def sprite(slug: str, family: str, size: int, flip: bool = False) -> Sprite:
     """A drawing with its longer side at `size` pixels, then trimmed to what is visible."""
     picture = _drawing(slug, family)
     scale = size / max(picture.size)
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BOX)
-    rgba = _trimmed(np.asarray(small))
+    rgba = _trimmed(np.asarray(small))[:, :: -1 if flip else 1]
     luminance = rgba[..., :3] @ np.array([0.299, 0.587, 0.114])
     low, middle, high = np.percentile(luminance[rgba[..., 3] >= 128], [4, 50, 96])
-    # the tone most of the drawing has becomes the colour itself; a flat drawing stays flat
+    # a flat drawing stays flat: the ends of the ramp are at least 60 grey levels from its middle
     level = np.interp(luminance - middle, [-max(middle - low, 60), 0, max(high - middle, 60)], [0, 0.5, 1])
-    return Sprite((level * 255).astype(np.uint8), rgba[..., 3].copy(), rgba[..., :3].copy())
+    layers = [np.ascontiguousarray(layer, np.uint8) for layer in (level * 255, rgba[..., 3], rgba[..., :3])]
+    return Sprite(*map(Image.fromarray, layers), width=rgba.shape[1], height=rgba.shape[0])
 
 
 @cache
@@ -103,37 +108,34 @@ def _trimmed(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _ramp(middle: tuple[int, int, int]) -> NDArray[np.uint16]:
-    """[256, 3]: shade, the colour itself, tint."""
-    rgb = np.array(middle, dtype=float)
-    return np.array([np.interp(np.linspace(0, 1, 256), [0, 0.5, 1], [0.45 * c, c, c + 0.4 * (255 - c)]) for c in rgb]).T.astype(
-        np.uint16
-    )
+def _ramp(middle: tuple[int, int, int]) -> bytes:
+    """256 colours: shade, the colour itself, tint. Pillow's palette."""
+    at = np.linspace(0, 1, 256)
+    return np.stack([np.interp(at, [0, 0.5, 1], [0.45 * c, c, c + 0.4 * (255 - c)]) for c in middle], 1).astype(np.uint8).tobytes()
 
 
 _RAMPS = [_ramp(colour.rgb) for colour in COLOURS]
 
 
-def paint(scene: Scene) -> NDArray[np.uint8]:
-    """[128, 128, 3] RGB."""
-    canvas = np.empty((SIDE, SIDE, 3), np.uint8)
-    canvas[: scene.horizon] = GROUNDS[scene.ground].upper
-    canvas[scene.horizon :] = GROUNDS[scene.ground].lower
-    for thing in scene.things:
-        drawing = sprite(thing.slug, thing.family, thing.size)
-        x1, y1, x2, y2 = thing.box
-        alpha = drawing.alpha.astype(np.uint16)[..., None]
-        colour = drawing.rgb.astype(np.uint16) if thing.colour == NATURAL else _RAMPS[thing.colour][drawing.luminance]
-        over = colour * alpha
-        if thing.flip:
-            over, alpha = over[:, ::-1], alpha[:, ::-1]
-        under = canvas[y1:y2, x1:x2]
-        canvas[y1:y2, x1:x2] = (under * (255 - alpha) + over + 127) // 255
+def paint(scene: Scene) -> Image.Image:
+    """128 x 128, RGB. Pillow pastes and looks colours up three times as fast as numpy on pieces so small."""
+    ground = GROUNDS[scene.ground]
+    canvas = Image.new("RGB", (SIDE, SIDE), ground.upper)
+    canvas.paste(ground.lower, (0, scene.horizon, SIDE, SIDE))
+    for t in scene.things:
+        drawing = sprite(t.slug, t.family, t.size, t.flip)
+        if t.colour == NATURAL:
+            tinted = drawing.natural
+        else:
+            level = drawing.level.copy()
+            level.putpalette(_RAMPS[t.colour])
+            tinted = level.convert("RGB")
+        canvas.paste(tinted, t.box[:2], drawing.alpha)
     if scene.curtain >= 0:
         x, y = quadrant_corner(scene.curtain)
-        cloth = canvas[y : y + SIDE // 2, x : x + SIDE // 2]
-        cloth[:] = CURTAIN
-        cloth[:, ::8] = _CURTAIN_FOLD
+        canvas.paste(_CURTAIN, (x, y, x + SIDE // 2, y + SIDE // 2))
+        for fold in range(0, SIDE // 2, 8):
+            canvas.paste(_CURTAIN_FOLD, (x + fold, y, x + fold + 2, y + SIDE // 2))
     return canvas
 
 
@@ -146,7 +148,7 @@ def silhouette(thing: Thing) -> tuple[list[int], int]:
 
 @cache
 def _outline(slug: str, family: str, size: int) -> tuple[list[tuple[int, int]], int]:
-    visible = sprite(slug, family, size).alpha >= VISIBLE
+    visible = np.asarray(sprite(slug, family, size).alpha) >= VISIBLE
     height = len(visible)
     rows = sorted({round(y) for y in np.linspace(0, height - 1, min(height, 7))})
     ends = [(np.flatnonzero(visible[y]), y + (y == height - 1)) for y in rows]

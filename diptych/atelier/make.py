@@ -16,7 +16,6 @@ final name when everything is written; when they are there already, made alike, 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -29,8 +28,6 @@ from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Any, NamedTuple
-
-from PIL import Image
 
 from diptych.atelier import coco, compose, described, facts, nlvr2, refcoco, snli_ve, vcr, vocabulary, vqa
 from diptych.atelier.artwork import load
@@ -212,11 +209,8 @@ def _compose(chunk: Chunk, root: Path) -> _Made:
             rows.setdefault(name, []).extend(found)
         for image_id, scene in zip(image_ids, scenes, strict=True):
             picture = paint(scene)
-            pixels.update(picture.data)
-            encoded = io.BytesIO()
-            Image.fromarray(picture).save(encoded, "JPEG", quality=QUALITY)
-            with open(root / "images" / coco.file_name(chunk.split, image_id), "wb") as file:
-                file.write(encoded.getbuffer())
+            pixels.update(picture.tobytes())
+            picture.save(root / "images" / coco.file_name(chunk.split, image_id), quality=QUALITY)
             n += 1
     return _Made(chunk.split, n, {name: (len(found), _fragment(name, found)) for name, found in rows.items()}, pixels.digest())
 
