@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all check bench docs clean
+.PHONY: setup demo test test-all check bench clean
 
 setup: $(STAMP)  ## virtual environment with Diptych and its development tools
 
@@ -16,11 +16,11 @@ $(STAMP): pyproject.toml
 demo: setup  ## the main job on the embedded data; writes runs/demo/report.html
 	$(VENV)/bin/diptych demo
 
-test: check  ## the tests a change must pass
-	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow'
+test: check  ## the tests a change must pass; two processes, each on one core
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all: check  ## and the long ones
-	$(PY) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 check: setup  ## format, lint and types; changes nothing
 	$(VENV)/bin/ruff format --check .
