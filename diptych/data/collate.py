@@ -46,7 +46,7 @@ class Collate:
         pictures: of each sample, as `picture.decode_sample` gives them. sample_ids: places in the global order of the run.
         others: for each sample a few of other global indices, for negatives; every row keeps them as `batch.others`.
         """
-        rows = [(i, place) for i in range(len(samples)) for place in self._places(samples[i], sample_ids[i], draw)]
+        rows = self._rows(samples, sample_ids, draw)
         row_B = np.array([sample_ids[i] * ROWS_PER_SAMPLE + place for i, place in rows], dtype=np.int64)
         encodings = [self._encode(_text(samples[i], place)) for i, place in rows]
         false = self._false_texts(samples, rows, row_B, draw, others)
@@ -75,16 +75,18 @@ class Collate:
 
     # ------------------------------------------------------------------------------------------------------ texts
 
-    def _places(self, sample: Sample, sample_id: int, draw: Draw) -> Sequence[int]:
-        """Which of the sample's texts become rows; a sample without text is one row of the empty text."""
-        count, wanted = max(len(sample.texts), 1), self.data.texts_per_image
-        if count > ROWS_PER_SAMPLE:
-            raise ValueError(f"sample {sample.key} has {count} texts; at most {ROWS_PER_SAMPLE} are possible")
-        if not self.training:
-            return range(count)
-        if count <= wanted:
-            return range(count)
-        return draw.uniform("texts", sample_id, count)[0].argsort()[:wanted].tolist()
+    def _rows(self, samples: Sequence[Sample], sample_ids: Sequence[int], draw: Draw) -> list[tuple[int, int]]:
+        """(sample, place of its text) of each row; a sample without text is one row of the empty text."""
+        count_S = [max(len(sample.texts), 1) for sample in samples]
+        if max(count_S) > ROWS_PER_SAMPLE:
+            raise ValueError(f"a sample has {max(count_S)} texts; at most {ROWS_PER_SAMPLE} are possible")
+        wanted = self.data.texts_per_image if self.training else ROWS_PER_SAMPLE
+        lot_ST = draw.uniform("texts", sample_ids, max(count_S)) if max(count_S) > wanted else None
+        rows = []
+        for i, count in enumerate(count_S):
+            places = range(count) if lot_ST is None or count <= wanted else lot_ST[i, :count].argsort()[:wanted].tolist()
+            rows += [(i, place) for place in places]
+        return rows
 
     def _encode(self, text: str) -> Encoding:
         return self.tokenizer.encode(text, self.text.max_tokens)
@@ -198,12 +200,12 @@ def _relative(xyxy: tuple[float, float, float, float], height: int, width: int) 
 
 def _padded(pixels: Sequence[Pixels]) -> Images:
     height, width = max(p.shape[0] for p in pixels), max(p.shape[1] for p in pixels)
-    pixel_IHW3 = np.zeros((len(pixels), height, width, 3), dtype=np.uint8)
+    pixel_I3HW = np.zeros((len(pixels), 3, height, width), dtype=np.uint8)
     mask_IHW = np.zeros((len(pixels), height, width), dtype=bool)
     for i, p in enumerate(pixels):
-        pixel_IHW3[i, : p.shape[0], : p.shape[1]] = p
+        pixel_I3HW[i, :, : p.shape[0], : p.shape[1]] = p.transpose(2, 0, 1)
         mask_IHW[i, : p.shape[0], : p.shape[1]] = True
-    return Images(torch.from_numpy(pixel_IHW3).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(mask_IHW))
+    return Images(torch.from_numpy(pixel_I3HW), torch.from_numpy(mask_IHW))
 
 
 def _regions(boxes: Sequence[Sequence[Box]]) -> Regions | None:

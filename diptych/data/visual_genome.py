@@ -90,8 +90,8 @@ class VisualGenome:
             raise UserError(f"{regions}: no region with a phrase in split '{split}'")
         wanted = set(self._ids)
         self._things = {image_id: _lean(found) for image_id, found in _things(things) if image_id in wanted} if things else {}
-        self._places = ("VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2", f"images/{split}", "images", "")
-        self._names = ("{}.jpg", "{:08d}.jpg")
+        folders = ("VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2", f"images/{split}", "images", "")
+        self._places = [(folder, name) for folder in folders for name in ("{}.jpg", "{:08d}.jpg")]
         self._path_of(self._ids[0])  # fail now, not in the middle of a run
 
     def __len__(self) -> int:
@@ -118,16 +118,16 @@ class VisualGenome:
 
     def _path_of(self, image_id: int) -> Path:
         """The published pictures are spread over two folders: where the last one lay is tried first."""
-        for n, place in enumerate(self._places):
-            for name in self._names:
-                path = self._root / place / name.format(image_id)
-                if path.is_file():
-                    if n:
-                        self._places = (place, *self._places[:n], *self._places[n + 1 :])
-                    return path
+        for n, (place, name) in enumerate(self._places):
+            path = self._root / place / name.format(image_id)
+            if path.is_file():
+                if n:
+                    self._places = [(place, name), *self._places[:n], *self._places[n + 1 :]]
+                return path
+        place, name = self._places[0]
         if image_id == self._ids[0]:
-            raise files.missing_picture(_NAME, self._root, self._places, self._names[0].format(image_id))
-        return self._root / self._places[0] / self._names[0].format(image_id)  # decoding it reports it as broken
+            raise files.missing_picture(_NAME, self._root, (place for place, _ in self._places), name.format(image_id))
+        return self._root / place / name.format(image_id)  # decoding it reports it as broken
 
 
 def _splits(root: Path) -> list[str]:
