@@ -123,7 +123,7 @@ class Stream(Dataset[Delivery]):
             except BrokenPicture as error:
                 broken.append(_broken(sample, error))
                 index = int(self.draw.integers(f"substitute/{attempt}", n, len(reader))[0, 0])
-        raise UserError(f"{SUBSTITUTES} pictures in a row cannot be read, last {broken[-1].path}: {broken[-1].reason}")
+        raise UserError(f"{SUBSTITUTES} samples in a row have unreadable pictures, last {broken[-1].path}: {broken[-1].reason}")
 
     def _others(self, reader: Reader, n: int, index: int) -> list[Sample]:
         if len(reader) < 2:

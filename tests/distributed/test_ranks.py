@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks_program import GENTLE, toy_run
 from safetensors.torch import load_file
 
 TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS / "train"))
-
-import toy_run
-from ranks_program import GENTLE
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +16,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diptych import dist
 from diptych.config import Config, DataConfig, ImageConfig, Recipe, TrainConfig
 from diptych.contracts import IGNORE, Batch, LossTerm, Sample, System
-from diptych.data.mixture import Source
+from diptych.data.collate import Collate
+from diptych.data.mixture import Mixture, Source
+from diptych.data.stream import Stream
 from diptych.draw import Draw
 from diptych.text.tokenizer import wordpiece
-from diptych.train.run import pretrain
+from diptych.train.run import Interrupted, Options, build_system, pretrain
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "white": (240, 240, 240)}
 
@@ -139,11 +144,46 @@ def train(
     train: Any = None,
     data: Any = None,
     quiet: bool = True,
+    stop_after: int | None = None,
     **system: Any,
 ) -> dict[str, Any]:
-    """One sitting in `out`."""
+    """One sitting in `out`; with `stop_after`, it ends with a checkpoint of that step."""
     given = recipe(train, data, **system)
-    return pretrain(given, cls, source or sources(), out, tokenizer=TOKENIZER, trackers=(), quiet=quiet)
+    options: Options = {"tokenizer": TOKENIZER, "trackers": (), "quiet": quiet}
+    if stop_after is not None:
+        options["probe"] = StopAfter(stop_after)
+    try:
+        return pretrain(given, cls, source or sources(), out, **options)
+    except Interrupted:
+        return {}
+
+
+class StopAfter:
+    """A probe that asks to stop, as Ctrl-C would. Needs checkpoint_every=1."""
+
+    def __init__(self, step: int):
+        self.left = step
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+
+def stream_and_model(given: Recipe) -> tuple[Stream, Toy]:
+    """What the loop is made of, for a loop written out by hand."""
+    model = build_system(given, Toy, TOKENIZER)
+    assert isinstance(model, Toy)
+    draw = Draw(given.train.seed)
+    collate = Collate(TOKENIZER, given.text, given.data, training=True)
+    sizes = {"steps": given.train.steps, "batch_size": given.train.batch_size}
+    return Stream(Mixture(sources(), draw), collate, model.label, model.corrupt, draw, given.data.image, **sizes), model
+
+
+def indices(draws: range) -> list[int]:
+    """Which samples of `sources()` the draws take, with seed 0."""
+    return Mixture(sources(), Draw(0)).locate(np.array(draws))[1].tolist()
 
 
 def state_of(run: Path) -> dict[str, bytes]:
@@ -154,6 +194,10 @@ def state_of(run: Path) -> dict[str, bytes]:
     state["progress"] = repr({name: progress[name] for name in ("step", "skipped", "samples", "samples_by_source")}).encode()
     state["log"] = repr(log_of(run)).encode()
     return state
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "model.safetensors")
 
 
 def log_of(run: Path) -> list[dict[str, float]]:
