@@ -52,8 +52,6 @@ class ViLT(System):
         def _objectives(self) -> ViLT.Config:
             if self.wpa and not self.itm:
                 raise ValueError("wpa reads the pairs of itm: switch both on, or set wpa=null too")
-            if not (self.mlm or self.itm):
-                raise ValueError("no objective is left: keep mlm or itm")
             return self
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
@@ -73,6 +71,8 @@ class ViLT(System):
         if self.itm:
             pairs = self.itm.corrupt(batch, draw)
             passes.append(self.wpa.corrupt(pairs, draw) if self.wpa else pairs)
+        if not passes:
+            raise config.UserError("system.mlm and system.itm are both null: nothing is left to pre-train with")
         return Batch.stack(passes)
 
     def see(self, batch: Batch) -> Visual:

@@ -8,8 +8,9 @@ everything (1e-12); the authors trained with 1e-12 in the text embedding and the
 so do we. A folder's own value is followed, so that its numbers come out as transformers gives them; exporting keeps the value
 of the blocks.
 
-What a file may lack or have: a ViltModel has neither head; retrieval models have one match logit (`rank_output`), which becomes our
-match row over a mismatch row of zeros; classifiers of VQA and NLVR2 belong to tasks, are no part of the system, and are reported.
+What a file may lack or have: a ViltModel has neither head; retrieval models have one match logit (`rank_output`), which becomes
+our match row over a mismatch row of zeros; a VQA classifier becomes a fine-tuned VQA run with its answers, and back. NLVR2's is
+reported as unexpected.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ AUTHORS = Table(
     ]
 )
 
+VQA_HEAD = Table([("head.up.*", "classifier.0.*"), ("head.norm.*", "classifier.1.*"), ("head.down.*", "classifier.3.*")])
+
 
 def from_hugging_face(state: State, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor], Report]:
     """(our system's configuration, our weights, report) from a state dict and the content of its config.json."""
@@ -136,20 +139,19 @@ def to_hugging_face(system: dict[str, Any], state: State) -> tuple[dict[str, Any
 
 def convert(source: Path, dest: Path) -> dict[str, Any]:
     """Published weights to one of our run directories, or one of ours to Hugging Face's layout, whichever `source` is not."""
-    dest.mkdir(parents=True, exist_ok=True)
+    if (dest / "config.json").exists():
+        raise UserError(f"{dest} already holds a model; give another directory")
     config = _read_json(source / "config.json") if source.is_dir() else {}
     if "recipe" in config:
         report = _export(source, dest, config["recipe"])
     elif config.get("model_type") == "vilt":
-        system, weights, report = from_hugging_face(_read_folder(source), config)
-        _write_run(source, dest, system, weights)
+        report = _import_folder(source, dest, config)
     elif source.is_file():
         system, weights, report = from_authors(_torch_load(source).get("state_dict", {}))
         _write_run(source, dest, system, weights)
     else:
-        raise UserError(
-            f"{source}: neither a ViLT folder of Hugging Face's layout, nor the authors' .ckpt, nor a run directory of ours"
-        )
+        wanted = "a ViLT folder of Hugging Face's layout, the authors' .ckpt, or a run directory of ours"
+        raise UserError(f"{source} is none of these: {wanted}")
     return {"source": str(source), "dest": str(dest), **report.to_dict()}
 
 
@@ -241,28 +243,55 @@ def _torch_load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as plain tensors ({str(error).splitlines()[0]})") from None
 
 
-def _write_run(source: Path, dest: Path, system: dict[str, Any], weights: State) -> None:
+def _import_folder(source: Path, dest: Path, config: dict[str, Any]) -> Report:
+    state = _read_folder(source)
+    if "ViltForQuestionAnswering" not in (config.get("architectures") or ()):
+        system, weights, report = from_hugging_face(state, config)
+        _write_run(source, dest, system, weights)
+        return report
+    classifier = {name: tensor for name, tensor in state.items() if name.startswith("classifier.")}
+    rest = {name: tensor for name, tensor in state.items() if name not in classifier}
+    system, weights, report = from_hugging_face(rest, config)
+    head, head_report = VQA_HEAD.to_ours(classifier, layers=0)
+    report.missing += head_report.missing
+    answers = [config["id2label"][str(k)] for k in range(len(config["id2label"]))]
+    task = {"kind": "vqa", "head": "classifier", "answers": answers}
+    _write_run(source, dest, system, {**{f"system.{name}": tensor for name, tensor in weights.items()}, **head}, task)
+    return report
+
+
+def _write_run(source: Path, dest: Path, system: dict[str, Any], weights: State, task: dict[str, Any] | None = None) -> None:
     """A run directory with the published training settings, ready for `--from`."""
     folder = source if source.is_dir() else source.parent
     vocabulary = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), None)
     if vocabulary is None:
         raise UserError(f"{folder} has no vocab.txt (or tokenizer.json): put bert-base-uncased's beside the weights")
-    words = tokenizer.load(str(vocabulary))
-    if words.vocab_size != len(weights["text.word.weight"]):
-        raise UserError(
-            f"{vocabulary} has {words.vocab_size} tokens, the weights {len(weights['text.word.weight'])}: not their vocabulary"
-        )
+    words, rows = tokenizer.load(str(vocabulary)), len(next(t for n, t in weights.items() if n.endswith("text.word.weight")))
+    if words.vocab_size != rows:
+        raise UserError(f"{vocabulary} has {words.vocab_size} tokens, the weights {rows}: not their vocabulary")
+    dest.mkdir(parents=True, exist_ok=True)
     words.save(dest / "tokenizer.json")
     short = system["image"]["grid"] * system["image"]["patch"]
     image = {"short": short, "long": short * 1333 // 800, "multiple": system["image"]["patch"]}
     recipe = {
         "system": system,
+        "task": task,
         "text": {"vocab": str((dest / "tokenizer.json").resolve()), "max_tokens": system["text"]["positions"]},
         "data": {"image": image},
         "train": {"steps": 200_000, "batch_size": 4096, "lr": 1e-4, "clip": None},
     }
-    about = {"diptych": diptych.__version__, "verb": "convert", "system": "vilt", "preset": None, "task": None, "from": str(source)}
-    write_json(dest / "config.json", {**about, "recipe": recipe, "data": [], "init": {}})
+    about = {
+        "diptych": diptych.__version__,
+        "verb": "convert",
+        "system": "vilt",
+        "preset": None,
+        "task": task and task["kind"],
+        "data": [],
+        "init": {},
+        "from": str(source),
+        "recipe": recipe,
+    }
+    write_json(dest / "config.json", about)
     write_file(dest / "model.safetensors", save(dict(weights)))
     write_file(dest / "README.md", f"# ViLT\n\nConverted by `diptych convert vilt` from `{source.name}`.\n".encode())
 
@@ -271,7 +300,20 @@ def _export(source: Path, dest: Path, recipe: dict[str, Any]) -> Report:
     system, image = recipe["system"], recipe["data"]["image"]
     if system["kind"] != "vilt" or system["fusion"]["kind"] != "single_stream":
         raise UserError(f"{source}: Hugging Face's ViLT is patches in a single stream; this is {system['kind']}")
-    config, weights, report = to_hugging_face(system, read_weights(source / "model.safetensors"))
+    task, ours = recipe.get("task"), read_weights(source / "model.safetensors")
+    if task:
+        if (task["kind"], task.get("head")) != ("vqa", "classifier"):
+            raise UserError(f"{source}: of ViLT's tasks, transformers has a place for the VQA classifier only")
+        head = {name: tensor for name, tensor in ours.items() if name.startswith("head.")}
+        ours = {name.removeprefix("system."): tensor for name, tensor in ours.items() if name not in head}
+        config, weights, report = to_hugging_face(system, ours)
+        weights |= VQA_HEAD.to_theirs(head, layers=0)[0]
+        config["architectures"] = ["ViltForQuestionAnswering"]
+        config["id2label"] = dict(enumerate(task["answers"]))
+        config["label2id"] = {answer: k for k, answer in enumerate(task["answers"])}
+    else:
+        config, weights, report = to_hugging_face(system, ours)
+    dest.mkdir(parents=True, exist_ok=True)
     write_json(dest / "config.json", config)
     write_file(dest / "model.safetensors", save(weights, metadata={"format": "pt"}))
     write_file(dest / "tokenizer.json", (source / "tokenizer.json").read_bytes())

@@ -238,3 +238,38 @@ def test_convert_there_and_back(tmp_path, theirs):
     assert weights.convert(run, back)["unexpected"] == []
     again = load_file(back / "model.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in theirs.state_dict().items())
+
+
+def test_a_fine_tuned_vqa_model_brings_its_answers_and_takes_them_back(tmp_path, theirs, batch):
+    from transformers import ViltConfig, ViltForQuestionAnswering
+
+    from diptych import load
+    from diptych.tasks.vqa import VQA
+
+    torch.manual_seed(3)
+    there, run, back = tmp_path / "vilt", tmp_path / "run", tmp_path / "back"
+    answers = ["yes", "no", "2", "red"]
+    config = ViltConfig(**{**theirs.config.to_dict(), "id2label": dict(enumerate(answers))})
+    model = ViltForQuestionAnswering(config).eval()
+    model.save_pretrained(there)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (there / "vocab.txt").write_text("\n".join(special + [f"w{i}" for i in range(Words.vocab_size - 5)]))
+    report = weights.convert(there, run)
+    assert report["missing"] == report["unexpected"] == []
+    loaded = load.load(run, device="cpu")
+    assert isinstance(loaded.module, VQA)
+    assert list(loaded.module.config.answers) == answers
+    with torch.no_grad():
+        logits = model(
+            input_ids=batch.text_BT,
+            attention_mask=batch.text_mask_BT.long(),
+            pixel_values=normalise(batch.images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            pixel_mask=batch.images.mask_IHW.long(),
+        ).logits
+        close(loaded.module.logits(batch), logits)
+    loaded.save_pretrained(tmp_path / "saved")
+    weights.convert(tmp_path / "saved", back)
+    again = ViltForQuestionAnswering.from_pretrained(back)
+    assert again.config.id2label == model.config.id2label
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
