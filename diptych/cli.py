@@ -376,7 +376,7 @@ def main() -> None:
 def _run() -> int:
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer Typers carry inside themselves
     try:
-        return app(standalone_mode=False) or 0
+        return app(prog_name="diptych", standalone_mode=False) or 0
     except usage_error as error:
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
         if "\n" in message:  # a bare `diptych` asks for help

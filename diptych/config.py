@@ -36,7 +36,7 @@ class UserError(Exception):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """ "; did you mean 'x'?" or, when nothing is near, the valid names."""
     valid = sorted(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5) or [one for one in valid if name and one.startswith(name)]
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(valid) or 'none'}"
 
 

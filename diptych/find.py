@@ -210,7 +210,7 @@ def run(source: str | Path) -> Path | None:
     if path.is_dir():
         return path
     name = str(source)
-    if path.exists() or path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
+    if path.exists() or path.is_absolute() or name.startswith(("./", "../", "~", "runs/")) or name.count("/") > 1:
         raise UserError(f"{source}: no such run directory{_near_path(path)}")
     if "/" not in name:
         return None

@@ -1,0 +1,151 @@
+"""The command line as a stranger meets it: quick help, one-line mistakes that cost nothing, and JSON that programs can read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diptych import cli
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Type = Callable[..., Outcome]
+
+
+@pytest.fixture
+def type_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
+    """Type a command in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["diptych", *map(str, words)])
+        capsys.readouterr()
+        code = cli._run()
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def mistake(outcome: Outcome) -> str:
+    """The one line that a user's mistake is told in."""
+    assert outcome.code == 2, outcome.err
+    assert not outcome.out
+    last = outcome.err.rstrip("\n").rpartition("\n")[2]
+    assert last.startswith("diptych: ")
+    assert "Traceback" not in outcome.err
+    return last
+
+
+def pictures(folder: Path, n: int) -> Path:
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 40, 48, 3), dtype=np.uint8)
+    for i in range(n):
+        Image.fromarray(pixels[i]).save(folder / f"{i:04d}.jpg")
+    return folder
+
+
+def captioned(folder: Path, n: int = 24) -> Path:
+    lines = [json.dumps({"image": f"{i:04d}.jpg", "caption": f"a red dog {i}"}) for i in range(n)]
+    (pictures(folder, n) / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------- what it costs
+
+
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["list"], ["list", "systems", "--json"]], ids=" ".join)
+def test_help_and_lists_come_without_torch(words: list[str]):
+    program = "import sys; from diptych.cli import _run; sys.exit(_run() or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "vilt" in done.stdout or "Usage: diptych" in done.stdout
+
+
+def test_importing_the_package_is_light():
+    program = "import sys, diptych; diptych.__version__; sys.exit('torch' in sys.modules or not callable(diptych.load))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_it_is_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "diptych", "list", "tasks", "--json"], capture_output=True, text=True, check=False)
+    assert "vqa" in json.loads(done.stdout)["tasks"]
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("pretrain vlit:tiny", "unknown system 'vlit'; did you mean 'vilt'?"),
+        ("pretrain vilt:tinny", "vilt has no preset 'tinny'; did you mean 'tiny'?"),
+        ("pretrain my_lab.my_system:tiny", "system my_lab.my_system: cannot be imported"),
+        ("pretrain vilt:tiny --set train.lrr=1", "--set train.lrr=1: unknown key 'train.lrr'; did you mean 'lr'?"),
+        ("pretrain vilt:tiny --set train.lr=fast", "--set train.lr=fast: Input should be a valid number"),
+        ("pretrain vilt:tiny --set system.wpa.beta=-1", "--set system.wpa.beta=-1: Input should be greater than 0, not -1"),
+        ("pretrain vilt:tiny --config none.yaml", "none.yaml: no such file"),
+        ("pretrain vilt:tiny --data pictures", "--data pictures: no such file or folder"),
+        ("pretrain vilt:tiny --data scene", "--data scene: no such file or folder; did you mean 'scenes'?"),
+        ("pretrain vilt:tiny --data coco:here", "--data coco:here: no reader 'coco'; did you mean 'coco_captions'?"),
+        ("pretrain vilt:tiny --data here@-1", "--data here@-1: the weight after @ must be a positive number"),
+        ("pretrain vilt:tiny --init image", "--init image: write it as PART=RUN"),
+        ("finetune vqq --from vilt:tiny", "unknown task 'vqq'; did you mean 'vqa'?"),
+        ("finetune vqa --from runs/none", "runs/none: no such run directory"),
+        ("finetune vqa --from vilt:tiny --data vqa_v3:here", "no reader 'vqa_v3'; did you mean 'vqa_v2'?"),
+        ("evaluate vqa --from .", "no config.json in it, so it is no run directory"),
+        ("ask cat.jpg hello --from vilt", "vilt: no such run directory"),
+        ("convert vlit a b", "unknown kind of weights 'vlit'; did you mean 'vilt'?"),
+        ("list system", "no such list; did you mean 'systems'?"),
+        ("data make scene", "no such embedded data; did you mean 'scenes'?"),
+        ("demo --quick --full", "--quick and --full exclude each other"),
+        ("pretrian vilt", "No such command 'pretrian'"),
+        ("pretrain vilt:tiny --reusme auto", "No such option: --reusme"),
+        ("pretrain vilt:tiny --resume maybe", "Invalid value for '--resume'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(words: str, said: str, type_: Type, tmp_path: Path):
+    (tmp_path / "here").mkdir()
+    assert said in mistake(type_(*words.split()))
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_an_empty_folder(type_: Type, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    assert "--data mine: the folder is empty; looked for" in mistake(type_("pretrain", "vilt:tiny", "--data", "mine"))
+
+
+def test_pictures_without_captions(type_: Type, tmp_path: Path):
+    pictures(tmp_path / "mine", 3)
+    said = mistake(type_("pretrain", "vilt:tiny", "--data", "mine"))
+    assert "found 3 pictures" in said
+    assert "captions.jsonl" in said
+
+
+def test_a_program_error_is_ours(type_: Type, monkeypatch: pytest.MonkeyPatch):
+    from diptych import find
+
+    def broken(name: str):
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr(find, "system", broken)
+    outcome = type_("pretrain", "vilt:tiny")
+    assert outcome.code == 1
+    assert "ZeroDivisionError: by nought" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert "ZeroDivisionError" in Path(outcome.err.split()[-1]).read_text()
+    monkeypatch.setenv("DIPTYCH_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        type_("pretrain", "vilt:tiny")
