@@ -49,8 +49,6 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart. One that starts late is drawn with a dotted lead from 0: minutes already spent without an answer."""
-
     name: str
     x: Sequence[float]
     y: Sequence[float]
@@ -113,13 +111,18 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-WIDTH, HEIGHT = 560, 350
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 48  # margins
+WIDTH, HEIGHT = 560, 380
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 34, 58  # margins
 
 
-def curves(lines: Sequence[Line], x_label: str, y_label: str, chance: float | None = None) -> Markup:
-    """Lines with bands. Points that are not finite are left out."""
-    drawn = [_finite(line) for line in lines]
+def curves(
+    lines: Sequence[Line], x_label: str, y_label: str, chance: float | None = None, x_most: float = math.inf, leads: bool = False
+) -> Markup:
+    """Lines with bands. Points that are not finite, or lie beyond `x_most`, are left out.
+
+    `leads` draws, for a line that starts late, a dotted lead from 0: time spent before its first point.
+    """
+    drawn = [_kept(line, x_most) for line in lines]
     drawn = [line for line in drawn if line.x]
     if not drawn:
         return Markup("")
@@ -135,7 +138,7 @@ def curves(lines: Sequence[Line], x_label: str, y_label: str, chance: float | No
         band = [(x_axis(x), y_axis(y)) for x, y in zip(line.x, line.low, strict=False)]
         band += reversed([(x_axis(x), y_axis(y)) for x, y in zip(line.x, line.high, strict=False)])
         floor = HEIGHT - BOTTOM - 7 - 7 * line.tone  # leads of several arms side by side
-        lead = [(LEFT + 3, floor), (points[0][0], floor)] if points[0][0] - LEFT > 0.04 * WIDTH else []
+        lead = [(LEFT + 3, floor), (points[0][0], floor)] if leads and points[0][0] - LEFT > 0.04 * WIDTH else []
         shapes.append(
             {"line": line, "path": _path(points), "band": band and _path(band), "lead": lead and _path(lead), "end": points[-1]}
         )
@@ -155,8 +158,8 @@ def curves(lines: Sequence[Line], x_label: str, y_label: str, chance: float | No
     )
 
 
-def _finite(line: Line) -> Line:
-    keep = [i for i, (x, y) in enumerate(zip(line.x, line.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
+def _kept(line: Line, x_most: float) -> Line:
+    keep = [i for i, (x, y) in enumerate(zip(line.x, line.y, strict=True)) if x <= x_most and math.isfinite(y)]
 
     def kept(part: Sequence[float]) -> list[float]:
         return [float(part[i]) for i in keep] if len(part) else []

@@ -6,6 +6,7 @@ is empty is left out. Scores and chances are percent, minutes are wall-clock min
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -170,12 +171,14 @@ def _sections(result: DemoResult) -> list[Section]:
     return [
         Section(
             "cost",
+            "What was done",
             "What was done, and what it cost",
-            "Each step feeds the next; the arms below differ only in where fine-tuning starts and in how long training lasts.",
+            "Each step feeds the next; the arms differ only in where fine-tuning starts and in how long training lasts.",
             _cost(result),
         ),
         Section(
             "labels",
+            "Labels seen",
             "Which labels each arm has seen",
             "Pre-training is only a gain if its labels are counted too.",
             _labels(result),
@@ -183,57 +186,64 @@ def _sections(result: DemoResult) -> list[Section]:
         Section(
             "curves",
             "Learning curves",
+            "Learning curves",
             "Accuracy on the validation questions while fine-tuning: by labelled questions seen, and by minutes since the arm's "
             "very beginning. A dotted lead is time spent before the first labelled question.",
             _curves(result),
         ),
         Section(
             "types",
+            "Question types",
             "By type of question",
-            "Chance differs by type and is drawn for each. Whiskers are 95 % intervals.",
+            "Chance differs by type; the dashed line is drawn for each. Whiskers are 95 % intervals.",
             _by_type(result),
         ),
-        Section("splits", "By split", "What happens when artists, combinations or objects are new.", _by_split(result)),
+        Section("splits", "Splits", "By split", "What happens when artists, combinations or objects are new.", _by_split(result)),
         Section(
             "retrieval",
+            "Retrieval",
             "Finding pictures by words, and words by pictures",
             "Zero-shot: the pre-trained model ranks by how well text and picture match; nothing was fine-tuned for it.",
             _retrieval(result),
         ),
         Section(
             "questions",
+            "Questions and looks",
             "Questions, answers, and where the model looked",
-            "Left the picture, right the same picture lit where the marked arm's attention fell when it answered.",
+            "Beside each picture the same picture under fog, which lifts where the marked arm's attention fell when it answered.",
             answered_questions(result.questions, names),
         ),
         Section(
             "masked",
+            "Hidden words",
             "A hidden word, with the picture and without",
             "The underlined word was hidden from the model. Without the picture it can only guess from the sentence.",
             filled_words(result.masked_words),
         ),
         Section(
             "transport",
+            "Words to patches",
             "From a word to its place in the picture",
-            "Choose a word: the picture is lit where optimal transport sends it. A dashed frame marks what the word names, for the eye only.",
+            "Choose a word: the fog lifts where optimal transport sends it. "
+            "A dashed frame marks what the word names, for the reader's eye only.",
             _transports(result),
         ),
-        Section("data", "The data, as the model gets it", result.data, contact_sheet(result.scenes)),
+        Section("data", "The data", "The data, as the model gets it", result.data, contact_sheet(result.scenes)),
         Section(
             "controls",
             "Controls",
+            "Controls",
             "Models that are denied the picture or the question. If the data leaked its answers, they would rise above chance.",
-            macro("demo.html", "controls", result.controls) if result.controls else Markup(""),
+            _controls(result),
         ),
-        Section("more", "Further comparisons", "", _comparisons(result)),
+        Section("more", "More", "Further comparisons", "", _comparisons(result)),
+        Section("remarks", "Remarks", "What to keep in mind", "", _remarks(result)),
         Section(
-            "remarks",
-            "What to keep in mind",
-            "",
-            macro("demo.html", "remarks", result.remarks) if result.remarks else Markup(""),
-        ),
-        Section(
-            "again", "Do it again", "The exact commands, configuration and fingerprints behind every number above.", _again(result)
+            "again",
+            "Do it again",
+            "Do it again",
+            "The exact commands, configuration and fingerprints behind every number above.",
+            _again(result),
         ),
     ]
 
@@ -258,11 +268,15 @@ def _hero(result: DemoResult) -> Markup:
 
 def _summary(result: DemoResult) -> str:
     first, *others = result.arms
-    given = f"With {result.n_labels:,} labelled questions" if result.n_labels else "With the same labelled questions"
-    sentence = f"{given}, the {first.name.lower()} model answers {number(first.score.value)} % of the test questions"
-    if others:
-        sentence += "; " + ", ".join(f"{arm.name.lower()} {number(arm.score.value)} %" for arm in others)
-    return sentence + (f". Chance is {number(result.chance)} %." if result.chance else ".")
+    given = f"the same {result.n_labels:,} labelled questions about pictures" if result.n_labels else "the same labelled questions"
+    opening = (
+        f"{_COUNTS.get(len(result.arms), len(result.arms))} models, fine-tuned on {given}; they differ only in what came before. "
+    )
+    score = f"{first.name}: {number(first.score.value)} % answered right"
+    return (opening if others else "") + score + (f", where chance gives {number(result.chance)} %." if result.chance else ".")
+
+
+_COUNTS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
 
 
 def _minutes(arm: Arm) -> str:
@@ -291,17 +305,19 @@ def _labels(result: DemoResult) -> Markup:
 
 
 def _curves(result: DemoResult) -> Markup:
-    charts = []
-    for title, axis, x_label in (
-        ("By labelled questions seen in fine-tuning", "samples", "questions seen"),
-        ("By minutes, everything counted", "minutes", "minutes since the arm's start"),
-    ):
-        lines = [
-            Line(arm.name, getattr(arm.curve, axis), arm.curve.value, arm.curve.low, arm.curve.high, tone)
-            for tone, arm in enumerate(result.arms)
-            if arm.curve is not None
-        ]
-        charts.append((title, curves(lines, x_label, "accuracy on val, %", result.chance or None)))
+    arms = [(tone, arm.name, arm.curve) for tone, arm in enumerate(result.arms) if arm.curve is not None]
+
+    def drawn(axis: str, x_label: str, x_most: float = math.inf) -> Markup:
+        lines = [Line(name, getattr(curve, axis), curve.value, curve.low, curve.high, tone) for tone, name, curve in arms]
+        return curves(lines, x_label, "accuracy on val, %", result.chance or None, x_most, leads=axis == "minutes")
+
+    ends = sorted(curve.samples[-1] for _, _, curve in arms if len(curve.samples))
+    cut = len(ends) > 1 and ends[-1] > 2 * ends[-2]  # an arm given far more steps would squeeze the others
+    title = "By labelled questions seen in fine-tuning" + (" (the longest arm goes on)" if cut else "")
+    charts = [
+        (title, drawn("samples", "questions seen", ends[-2] if cut else math.inf)),
+        ("By minutes, everything counted", drawn("minutes", "minutes since the arm's start")),
+    ]
     parts = []
     if any(chart for _, chart in charts):
         parts += [key([arm.name for arm in result.arms]), macro("demo.html", "charts", charts)]
@@ -368,6 +384,15 @@ def _transports(result: DemoResult) -> Markup:
     return Markup('<div class="transports">{}</div>').format(Markup("").join(maps)) if maps else Markup("")
 
 
+def _controls(result: DemoResult) -> Markup:
+    rows: dict[tuple[str, float], dict[str, Score]] = {}
+    for control in result.controls:
+        rows.setdefault((control.task, control.chance), {})[control.withheld] = control.score
+    withheld = list(dict.fromkeys(control.withheld for control in result.controls))
+    table = [(task, scores, chance) for (task, chance), scores in rows.items()]
+    return macro("demo.html", "controls", table, withheld) if table else Markup("")
+
+
 def _comparisons(result: DemoResult) -> Markup:
     rows = [
         (
@@ -386,6 +411,10 @@ def _comparisons(result: DemoResult) -> Markup:
         for comparison in result.comparisons
     ]
     return macro("demo.html", "comparisons", rows) if rows else Markup("")
+
+
+def _remarks(result: DemoResult) -> Markup:
+    return macro("demo.html", "remarks", result.remarks) if result.remarks else Markup("")
 
 
 def _again(result: DemoResult) -> Markup:

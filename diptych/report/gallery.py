@@ -121,7 +121,7 @@ def answered_questions(questions: Sequence[Question], names: Mapping[str, str]) 
         look = (
             ""
             if question.look is None
-            else img(lit(question.picture, question.look), "the same picture, lit where the model looked")
+            else img(lit(question.picture, question.look), "the same picture in fog, clear where the model looked")
         )
         cards.append((question, img(question.picture, "the picture asked about"), look, answers))
     return _macro("questions", cards)
@@ -135,7 +135,9 @@ def filled_words(cards: Sequence[MaskedWord]) -> Markup:
             (
                 card,
                 img(card.picture, "the picture of the caption"),
-                "" if card.look is None else img(lit(card.picture, card.look), "the same picture, lit where the model looked"),
+                ""
+                if card.look is None
+                else img(lit(card.picture, card.look), "the same picture in fog, clear where the model looked"),
             )
             for card in cards
         ],

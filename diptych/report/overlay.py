@@ -1,9 +1,10 @@
-"""Where a model looked: weights of visual tokens (patches, cells or regions) shown as light on the picture they cover.
+"""Where a model looked: weights of visual tokens (patches, cells or regions) shown on the picture they cover.
 
     light(p) = sum over tokens v whose box covers pixel p of  weight_v / area_v        (weight per area, then scaled to 1)
 
-The picture keeps its colours where light falls and goes grey and dark elsewhere, so a look at "the red one" still shows red. Also
-the transport plan of word-patch alignment, word by word.
+A picture under a look lies in fog, which lifts where light falls: colours stay true there, so a look at "the red one" shows red,
+and mid-grey fog stands out from a white ground as well as from a black one. Also the transport plan of word-patch alignment, word
+by word.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from PIL import Image
 from diptych.report.page import fill
 from diptych.report.picture import img
 
-SHADE = 0.28  # brightness of what no light falls on
+FOG = 112.0  # its grey, 0..255
+THICKNESS = 0.78  # share of fog where no light falls; the rest lets a reader find his way
 SIDE = 256  # a lit picture is at least this large: an 8 x 8 grid on 128 px would show as steps
 
 
@@ -68,20 +70,21 @@ def _smear(size: int, sigma: float) -> NDArray[np.float64]:
 
 
 def lit(picture: NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
-    """The picture under the look's light."""
+    """The picture in fog that lifts where the look's light falls."""
     scale = max(1, -(-SIDE // max(picture.shape[:2])))
     image = Image.fromarray(np.ascontiguousarray(picture))
     image = image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
     colour_HW3 = np.asarray(image, dtype=np.float64)
     grey_HW1 = colour_HW3 @ np.array([[0.299], [0.587], [0.114]])
     light_HW1 = light(look, image.height, image.width)[..., None]
-    return np.clip(colour_HW3 * light_HW1 + SHADE * grey_HW1 * (1 - light_HW1), 0, 255).round().astype(np.uint8)
+    fog_HW1 = THICKNESS * FOG + (1 - THICKNESS) * grey_HW1
+    return np.clip(colour_HW3 * light_HW1 + fog_HW1 * (1 - light_HW1), 0, 255).round().astype(np.uint8)
 
 
 def transport_map(transport: Transport, name: str) -> Markup:
-    """The caption's words to choose from, and the picture lit by the chosen word's row. `name` must be unique on the page."""
+    """Words to choose from, and the picture clear where the chosen word's row falls. `name` must be unique on the page."""
     views = [
-        img(lit(transport.picture, Look(weight_V, transport.box_V4)), f"the patches that “{word}” is transported to")
+        img(lit(transport.picture, Look(weight_V, transport.box_V4)), f"the picture in fog, clear where “{word}” is transported to")
         for word, weight_V in zip(transport.words, transport.weight_TV, strict=True)
     ]
     return fill(

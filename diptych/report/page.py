@@ -19,7 +19,8 @@ class Section:
     """One heading and what stands under it. A section with an empty body is left out."""
 
     id: str
-    title: str  # also in the list of contents
+    contents: str  # its name in the list of contents
+    title: str
     lead: str  # what to see here, in one or two sentences
     body: Markup
 
