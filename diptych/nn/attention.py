@@ -68,6 +68,20 @@ def attend(q_BHTC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None =
     return F.scaled_dot_product_attention(q_BHTC, k_BHSC, v_BHSC, attn_mask=mask, dropout_p=dropout)
 
 
+def multi_head(
+    module: nn.Module, heads: int, q_BTD: Tensor, k_BSD: Tensor, v_BSD: Tensor, mask: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """Split into heads, attend, join: [B, T, D]. `mask` is [B, S], or [B, T, S]; `module` is named in what `record` collects."""
+    if mask is not None:
+        mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q_BTD, k_BSD, v_BSD))
+    seen = _recording.get()
+    if seen is not None:
+        prob_BHTS = probabilities(q, k, mask).detach()
+        seen.append(Seen(module, prob_BHTS if mask is None else prob_BHTS * mask))
+    return attend(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
     """Self-attention, or cross-attention where a source of keys and values is given."""
 
@@ -90,12 +104,4 @@ class Attention(nn.Module):
             q = F.linear(x_BTD, self.qkv.weight[:width], self.qkv.bias[:width])
             k, v = F.linear(source_BSD, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, -1)
             mask = source_mask_BS
-        if mask is not None:
-            mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        seen = _recording.get()
-        if seen is not None:
-            prob_BHTS = probabilities(q, k, mask).detach()
-            seen.append(Seen(self, prob_BHTS if mask is None else prob_BHTS * mask))
-        mixed_BHTC = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        return self.out(mixed_BHTC.transpose(1, 2).flatten(2))
+        return self.out(multi_head(self, self.heads, q, k, v, mask, self.dropout if self.training else 0.0))
