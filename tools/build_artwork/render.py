@@ -10,7 +10,7 @@ import io
 from typing import Any
 
 import numpy as np
-import resvg_py
+import resvg_py  # pyright: ignore[reportMissingImports]  # of the extra `artwork`, absent where only checks run
 from numpy.typing import NDArray
 from PIL import Image
 
