@@ -22,6 +22,7 @@ import typer
 if TYPE_CHECKING:
     from diptych.config import Recipe
     from diptych.contracts import Reader
+    from diptych.data.mixture import Source as Mixed
 
 app = typer.Typer(
     name="diptych",
@@ -175,7 +176,7 @@ def evaluate(
         judged = model.on_task(name)
         recipe = _resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
         spec = data or model.about["data"][0]
-        (found,) = find.readers([spec], split, task.purpose, recipe.data.limit)
+        found = _only(find.readers([spec], split, task.purpose, recipe.data.limit))
         about = {**model.about, "task": name, "from": source, "data": [spec]}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
@@ -345,13 +346,23 @@ def _finished(out: Path) -> list[str]:
     return [f"run: {out}", f"report: {out / 'report.html'}"]
 
 
+def _only(sources: list[Mixed]) -> Mixed:
+    """A score is of one data set."""
+    from diptych.config import UserError
+
+    if len(sources) > 1:
+        names = [source.name for source in sources]
+        raise UserError(f"--data: {len(names)} data sets are there; name one: {' or '.join(names)}")
+    return sources[0]
+
+
 def _validation(spec: str, purpose: str) -> dict[str, Reader]:
     """The `val` split of a data set, where it has one."""
     from diptych import find
     from diptych.config import UserError
 
     try:
-        return {"val": find.readers([spec], "val", purpose)[0].reader}
+        return {"val": _only(find.readers([spec], "val", purpose)).reader}
     except UserError as error:
         if _speaks():
             print(f"no score on val at the end: {error}", file=sys.stderr)

@@ -275,14 +275,21 @@ def parse_spec(text: str) -> Spec:
 
 
 def readers(specs: Sequence[str], split: str, purpose: str, limit: int | None = None) -> list[Source]:
-    """Open every data set for one purpose ("pretrain", or a task's). `scenes` and `names` are made on the way where they lack."""
+    """Open data sets for one purpose ("pretrain", or a task's); all that serves it at a path, unless a kind is named.
+
+    `scenes` and `names` are the embedded data, made on the way where they are not there yet.
+    """
     from diptych.data.mixture import Source
 
     sources = []
     for text in specs:
         spec = parse_spec(text)
-        reader = _reader_class(spec, purpose).open(_root(spec), split, limit)
-        sources.append(Source(text, reader, spec.weight))
+        root = _root(spec)
+        found = {name: cls.open(root, split, limit) for name, cls in _reader_classes(spec, root, purpose).items()}
+        total = sum(len(reader) for reader in found.values())
+        for name, reader in found.items():
+            called = text if len(found) == 1 else f"{name}:{text}"
+            sources.append(Source(called, reader, spec.weight and spec.weight * len(reader) / total))
     return sources
 
 
@@ -320,51 +327,34 @@ def _root(spec: Spec) -> Path:
     return root
 
 
-def _reader_class(spec: Spec, purpose: str) -> Any:
-    """The reader that fits a path and a purpose; a refusal says what was found there and what was looked for."""
-    root = _root(spec)
+def _reader_classes(spec: Spec, root: Path, purpose: str) -> dict[str, Any]:
+    """The readers that fit a path and a purpose; a refusal says what was found there and what was looked for."""
     known = catalogue("data")
     fit = {name: entry for name, entry in known.items() if purpose in entry.purposes}
     if spec.kind:
         if spec.kind not in fit:
-            raise UserError(
-                f"--data {spec.text}: {spec.kind} is for {', '.join(known[spec.kind].purposes)}, not {purpose}{_for(purpose, fit)}"
-            )
+            purposes = ", ".join(known[spec.kind].purposes)
+            raise UserError(f"--data {spec.text}: {spec.kind} is for {purposes}; for {purpose}: {', '.join(fit) or 'none'}")
         fit = {spec.kind: fit[spec.kind]}
     if not root.exists():
         raise UserError(f"--data {spec.text}: no such file or folder{_near_path(root)}")
     found = _contents(root)
+    looked_for = "looked for " + "; or ".join(f"{entry.needs or entry.about} ({name})" for name, entry in fit.items())
     if not found:
-        raise UserError(f"--data {spec.text}: the {'folder' if root.is_dir() else 'file'} is empty; {_looked_for(fit)}")
-    classes = {name: _class_with(importlib.import_module(f"diptych.data.{name}"), "recognises") for name in fit}
-    able = {name: cls for name, cls in classes.items() if cls.recognises(root)}
-    if str(spec.path) in EMBEDDED and len(able) > 1:
-        able = dict(list(able.items())[:1])
-    if len(able) == 1:
-        return next(iter(able.values()))
+        raise UserError(f"--data {spec.text}: the {'folder' if root.is_dir() else 'file'} is empty; {looked_for}")
+    able = {name: cls for name in fit if (cls := _reader_class(name)).recognises(root)}
     if able:
-        raise UserError(
-            f"--data {spec.text}: {' and '.join(able)} can all read it; say which, for example {next(iter(able))}:{spec.path}"
-        )
-    others = [
-        f"{name} (for {', '.join(entry.purposes)})"
-        for name, entry in known.items()
-        if name not in fit and _class_with(importlib.import_module(f"diptych.data.{name}"), "recognises").recognises(root)
-    ]
-    instead = f"; it could be read as {' or '.join(others)}" if others else ""
-    raise UserError(f"--data {spec.text}: nothing for {purpose} in it (found {found}); {_looked_for(fit)}{instead}")
+        return able
+    others = [name for name in known if name not in fit and _reader_class(name).recognises(root)]
+    instead = "".join(f"; {name} can read it, for {', '.join(known[name].purposes)}" for name in others)
+    raise UserError(f"--data {spec.text}: nothing for {purpose} in it (found {found}); {looked_for}{instead}")
 
 
-def _class_with(module: ModuleType, method: str) -> Any:
-    return next(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__ and hasattr(c, method))
-
-
-def _for(purpose: str, fit: Mapping[str, Entry]) -> str:
-    return f"; for {purpose}: {', '.join(fit) or 'none'}"
-
-
-def _looked_for(fit: Mapping[str, Entry]) -> str:
-    return "looked for " + "; or ".join(f"{entry.needs or entry.about} ({name})" for name, entry in fit.items())
+def _reader_class(name: str) -> Any:
+    module = importlib.import_module(f"diptych.data.{name}")
+    return next(
+        c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__ and hasattr(c, "recognises")
+    )
 
 
 def _contents(root: Path) -> str:
