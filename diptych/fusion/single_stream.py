@@ -11,6 +11,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from diptych.config import UserError
 from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
 from diptych.nn.head import Pooler
@@ -35,7 +36,7 @@ class SingleStream(nn.Module):
     def forward(self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor) -> Fused:
         pictures, places = image_of_BN.shape[1], self.modality.num_embeddings - 1
         if pictures > places:
-            raise ValueError(f"rows of {pictures} pictures, but a fusion for {places}; set fusion.pictures={pictures}")
+            raise UserError(f"rows of {pictures} pictures, but a hinge for {places}: set system.fusion.pictures={pictures}")
         rows = of_rows(visual, image_of_BN)
         text_BTD = text_BTD + self.modality.weight[0]
         image_BVD = rows.token_BVD + self.modality(rows.slot_BV + 1)

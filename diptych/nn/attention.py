@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.config import UserError
+
 
 class Seen(NamedTuple):
     """What one attention module looked at in one call."""
@@ -88,7 +90,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} does not split into {heads} heads")
+            raise UserError(f"a width of {width} does not split into {heads} heads")
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(width, 3 * width)  # rows: query, key, value; one product where all three read the same tokens
         self.out = nn.Linear(width, width)

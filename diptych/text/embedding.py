@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from diptych import config
+from diptych.config import UserError
 from diptych.nn.transformer import initialise
 
 
@@ -37,6 +38,6 @@ class TextEmbedding(nn.Module):
     def forward(self, token_BT: Tensor, segment_BT: Tensor) -> Tensor:
         length, most = token_BT.shape[1], self.position.num_embeddings
         if length > most:
-            raise ValueError(f"a text of {length} tokens, but positions for {most}; raise text.positions or lower text.max_tokens")
+            raise UserError(f"a text has {length} tokens, but system.text.positions={most}: raise that, or lower text.max_tokens")
         position_T = torch.arange(length, device=token_BT.device)
         return self.dropout(self.norm(self.word(token_BT) + self.position(position_T) + self.segment(segment_BT)))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from diptych.config import UserError
 from diptych.contracts import Visual
 from diptych.fusion.single_stream import SingleStream
 
@@ -39,5 +40,5 @@ def test_one_row_by_hand(fusion):
 
 def test_more_pictures_than_places_is_an_error_that_says_what_to_set(fusion):
     text, text_mask, visual = example()
-    with pytest.raises(ValueError, match=r"fusion\.pictures=3"):
+    with pytest.raises(UserError, match=r"fusion\.pictures=3"):
         fusion(text, text_mask, visual, torch.zeros(3, 3, dtype=torch.int64))
