@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from diptych.config import ImageConfig
 from diptych.contracts import Sample
@@ -55,6 +55,8 @@ def decode(source: Path | bytes, shrink: ImageConfig | None = None) -> Pixels:
         raise
     except FileNotFoundError:
         raise BrokenPicture("no such file") from None
+    except UnidentifiedImageError:
+        raise BrokenPicture("not a picture, or of a kind that Pillow does not read") from None
     except MemoryError:
         raise
     except (

@@ -18,7 +18,6 @@ UNCASED = [
     *(
         "the",
         "dog",
-        "##s",
         "un",
         "##believ",
         "##able",
