@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REPLICATES = 2000
-ALL, MACRO = "accuracy", "macro"  # over all questions; over types, each with the same weight
+ALL, MACRO, BY_TYPE = "accuracy", "macro", "question_type/"  # over all questions; mean over types; of one type
 
 Item = Mapping[str, Any]  # key, group, type, and score in [0, 1] or scores {metric: in [0, 1]}
 
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 def intervals(items: Sequence[Item], seed: int = 0) -> dict[str, Interval]:
-    """In percent: each metric of `scores`; for plain `score` over all, by type and, with several types, macro."""
+    """In percent: each metric of `scores`; for plain `score` over all, by type and macro."""
     return {name: _interval(values) for name, values in _replicates(items, seed).items()}
 
 
@@ -68,8 +68,8 @@ def _replicates(items: Sequence[Item], seed: int) -> dict[str, NDArray[np.float6
             count_G[g] += 1
     with np.errstate(invalid="ignore"):  # a replicate without any question of a rare type
         means = {name: 100 * (weight_RG @ sum_G) / (weight_RG @ count_G) for name, (sum_G, count_G) in columns.items()}
-    types = dict.fromkeys(str(item["type"]) for item in items if "type" in item and "scores" not in item)
-    if len(types) > 1:
+    types = [name for name in means if name.startswith(BY_TYPE)]
+    if types:
         means[MACRO] = np.mean([means[name] for name in types], axis=0)
     return means
 
@@ -77,4 +77,4 @@ def _replicates(items: Sequence[Item], seed: int) -> dict[str, NDArray[np.float6
 def _scores(item: Item) -> Mapping[str, float]:
     if "scores" in item:
         return item["scores"]
-    return {ALL: item["score"]} | ({str(item["type"]): item["score"]} if "type" in item else {})
+    return {ALL: item["score"]} | ({f"{BY_TYPE}{item['type']}": item["score"]} if item.get("type") else {})

@@ -73,11 +73,15 @@ class Journal:
         return self.live is not None and time.monotonic() - self.last_look > LIVE_LINE_EVERY
 
     def record(self, record: Mapping[str, float]) -> None:
+        self.write(self.file, record)
+        for tracker in self.trackers:
+            self._try(lambda tracker=tracker: tracker.log(record), "tracker")
+
+    def write(self, file: Path, record: Mapping[str, Any]) -> None:
+        """One line of a .jsonl file."""
         if self.active:
-            line = (json.dumps(record) + "\n").encode()
-            self._try(lambda: append(self.file, line), str(self.file))
-            for tracker in self.trackers:
-                self._try(lambda tracker=tracker: tracker.log(record), "tracker")
+            line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+            self._try(lambda: append(file, line), str(file))
 
     def show(self, record: Mapping[str, float]) -> None:
         if self.live is not None:

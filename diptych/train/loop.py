@@ -10,7 +10,6 @@ A step whose loss or gradient is not finite is skipped: it takes its place in th
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from diptych import checkpoint, dist
 from diptych.config import TrainConfig, UserError
 from diptych.contracts import Batch, Trainable
 from diptych.data.stream import Broken, Delivery, Stream
-from diptych.train.log import Journal, Stopwatch, append, memory_gb
+from diptych.train.log import Journal, Stopwatch, memory_gb
 from diptych.train.optim import Optimizers, freeze, schedule
 from diptych.train.quarantine import Quarantine
 from diptych.train.signals import Interrupted, StopRequest
@@ -222,7 +221,8 @@ class Loop:
         return {**self._place(), **total, **means, "lr": lr, "skipped": self.progress.skipped, **clock}
 
     def _quarantine(self, broken: Sequence[Broken]) -> None:
-        for entry in self.quarantine.add(self.progress.step + 1, broken):
+        for entry in self.quarantine.add(broken):
+            self.journal.write(self.quarantine.file, {"step": self.progress.step + 1, **entry._asdict()})
             self.journal.tell(f"{entry.path or entry.key}: {entry.reason}; another sample takes its place")
         self.quarantine.check((self.progress.step + 1) * self.train.batch_size)
 
@@ -236,8 +236,7 @@ class Loop:
             "losses": losses,
             "gradient_norm": str(outcome.norm),
         }
-        if dist.is_first():
-            append(listed, (json.dumps({**record, "samples": keys}, ensure_ascii=False) + "\n").encode())
+        self.journal.write(listed, {**record, "samples": keys})
 
     def _check_ranks_agree(self) -> None:
         """Parameters and state must be equal on all ranks, for the checkpoint holds those of the first."""

@@ -1,4 +1,4 @@
-"""Broken pictures of a run: each listed once in `quarantine.jsonl`, and the run refused when they are too many."""
+"""Broken pictures of a run: each listed once in `quarantine.jsonl` (by the loop), and the run refused when they are too many."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 
 from diptych.config import UserError
 from diptych.data.stream import Broken
-from diptych.train.log import append
 
 
 class Quarantine:
-    def __init__(self, directory: Path, max_broken: float, samples: int, writes: bool = True):
+    def __init__(self, directory: Path, max_broken: float, samples: int):
         self.file = directory / "quarantine.jsonl"
-        self.writes = writes  # every rank counts, the first one writes
         self.max_broken = max_broken
         self.samples = samples  # in all sources together
         self.listed: dict[tuple[str, str], None] = {}  # (key, path), in the order of discovery
@@ -24,16 +22,13 @@ class Quarantine:
                 entry = json.loads(line)
                 self.listed[entry["key"], entry["path"]] = None
 
-    def add(self, step: int, broken: Iterable[Broken]) -> list[Broken]:
-        """Those not known before, written down."""
+    def add(self, broken: Iterable[Broken]) -> list[Broken]:
+        """Those not known before."""
         new = []
         for entry in broken:
             if (entry.key, entry.path) not in self.listed:
                 self.listed[entry.key, entry.path] = None
                 new.append(entry)
-        if new and self.writes:
-            lines = [json.dumps({"step": step, **entry._asdict()}, ensure_ascii=False) + "\n" for entry in new]
-            append(self.file, "".join(lines).encode())
         return new
 
     def check(self, drawn: int) -> None:

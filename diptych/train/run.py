@@ -205,7 +205,7 @@ def _run(
                 train=recipe.train,
                 directory=out,
                 journal=journal,
-                quarantine=Quarantine(out, recipe.data.max_broken, sum(len(source.reader) for source in data), is_first),
+                quarantine=Quarantine(out, recipe.data.max_broken, sum(len(source.reader) for source in data)),
                 device=device,
                 precision=choose_precision(recipe.train.precision, device),
                 workers=recipe.data.workers,

@@ -3,6 +3,7 @@ parameter, weights that are tied, state that `after_step` commits, an objective 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -150,12 +151,11 @@ def train(
     """One sitting in `out`; with `stop_after`, it ends with a checkpoint of that step."""
     given = recipe(train, data, **system)
     options: Options = {"tokenizer": TOKENIZER, "trackers": (), "quiet": quiet}
-    if stop_after is not None:
-        options["probe"] = StopAfter(stop_after)
-    try:
+    if stop_after is None:
         return pretrain(given, cls, source or sources(), out, **options)
-    except Interrupted:
-        return {}
+    with contextlib.suppress(Interrupted):
+        pretrain(given, cls, source or sources(), out, probe=StopAfter(stop_after), **options)
+    return {}
 
 
 class StopAfter:

@@ -1,0 +1,172 @@
+"""From a recipe to a directory that others can read: names, starts from other runs, fine-tuning, evaluation, the log."""
+
+import json
+import sys
+from collections.abc import Iterable
+
+import pytest
+import torch
+import toy_run
+from toy_run import TOKENIZER, Pictures, Toy, ToyConfig, recipe, sources, train
+
+from diptych.config import Config, UserError
+from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Task
+from diptych.train.log import append, cut_after, progress_line
+from diptych.train.run import evaluate, finetune, pretrain
+
+
+class Colour(Task):
+    """Names the colour of the picture; its classes come from the training data."""
+
+    class Config(Config):
+        names: tuple[str, ...] = ()
+
+    def __init__(self, config, system, tokenizer):
+        super().__init__()
+        self.config, self.system = config, system
+        self.head = torch.nn.Linear(system.config.width, len(config.names))
+
+    @classmethod
+    def prepare(cls, config, readers, tokenizer):
+        names = {sample.texts[0].split()[-1] for reader in readers for sample in map(reader.__getitem__, range(len(reader)))}
+        return cls.Config(names=tuple(sorted(names)))
+
+    def label(self, batch: Batch) -> Batch:
+        wanted = [self.config.names.index(sample.texts[0].split()[-1]) for sample in batch.samples]
+        batch.labels["colour"] = torch.tensor(wanted)
+        batch.counts["colour"] = float(len(batch))
+        return batch
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        assert batch.images is not None
+        assert batch.image_of_BN is not None
+        mean_I3 = batch.images.pixel_I3HW.float().mean((2, 3)) / 255
+        return self.head(self.system.image(mean_I3))[batch.image_of_BN[:, 0]].float()
+
+    def forward(self, batch: Batch) -> dict[str, LossTerm]:
+        loss = torch.nn.functional.cross_entropy(self.logits(batch), batch.labels["colour"], ignore_index=IGNORE, reduction="sum")
+        return {"colour": LossTerm(loss, batch.counts["colour"])}
+
+    def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
+        assert not self.training
+        items = []
+        for batch in batches:
+            right_B = self.logits(batch).argmax(1) == batch.labels["colour"]
+            pairs = zip(batch.samples, right_B.tolist(), strict=True)
+            items += [{"key": s.key, "score": float(right), "type": s.texts[0].split()[-1]} for s, right in pairs]
+        return Evaluation({"accuracy": 100 * sum(i["score"] for i in items) / len(items)}, items, [])
+
+
+QUIET = {"tokenizer": TOKENIZER, "trackers": (), "quiet": True}
+
+
+def tuning(**values):
+    return recipe({"steps": 60, "lr": 0.05} | values).model_copy(update={"task": Colour.Config()})
+
+
+def test_a_task_is_tuned_from_a_run_and_evaluated(tmp_path):
+    train(tmp_path / "pre")
+    given = {"start": tmp_path / "pre", "evaluate_on": {"val": Pictures(10, name="val")}, **QUIET}
+    result = finetune(tuning(), Toy, Colour, sources(), tmp_path / "fine", **given)
+    assert (result["split"], result["n"], result["metrics"]["accuracy"]) == ("val", 10, 100)
+    assert result["ci95"]["macro"] == [100, 100]
+    assert result["from"] == str(tmp_path / "pre")
+    config = json.loads((tmp_path / "fine" / "config.json").read_text())
+    assert config["recipe"]["task"] == {"names": ["blue", "green", "red", "white"]}
+    assert (config["verb"], config["sources"][0]["samples"]) == ("finetune", 40)
+    assert "100 (95 %: 100 to 100)" in (tmp_path / "fine" / "README.md").read_text()
+
+    again = finetune(tuning(steps=1, lr=1e-9), Toy, Colour, sources(), tmp_path / "more", start=tmp_path / "fine", **QUIET)
+    ours, theirs = toy_run.weights(tmp_path / "more"), toy_run.weights(tmp_path / "fine")
+    torch.testing.assert_close(ours["system.image.weight"], theirs["system.image.weight"])
+    assert again["split"] == "train"
+
+
+def test_weights_of_a_start_are_all_there_and_its_head_is_the_same_on_any_start(tmp_path):
+    train(tmp_path / "pre")
+    for name, start in (("from", tmp_path / "pre"), ("scratch", None)):
+        finetune(tuning(steps=1, lr=1e-12), Toy, Colour, sources(), tmp_path / name, start=start, **QUIET)
+    pre, started, scratch = (toy_run.weights(tmp_path / name) for name in ("pre", "from", "scratch"))
+    assert all(torch.equal(started[f"system.{name}"], weight) for name, weight in pre.items() if name.startswith("text."))
+    torch.testing.assert_close(started["head.weight"], scratch["head.weight"])
+    with pytest.raises(UserError, match=r"no model\.safetensors there"):
+        finetune(tuning(), Toy, Colour, sources(), tmp_path / "x", start=tmp_path, **QUIET)
+    wide = tuning().model_copy(update={"system": ToyConfig(width=8)})
+    with pytest.raises(UserError, match="has another shape"):
+        finetune(wide, Toy, Colour, sources(), tmp_path / "y", start=tmp_path / "pre", **QUIET)
+
+
+def test_init_copies_a_part_and_says_so(tmp_path, capsys):
+    train(tmp_path / "root")
+    still = recipe({"steps": 1, "lr": 1e-12, "seed": 5})
+    loud = {"tokenizer": TOKENIZER, "trackers": ()}
+    pretrain(still, Toy, sources(), tmp_path / "a", init={"image": tmp_path / "root"}, **loud)
+    root, ours = toy_run.weights(tmp_path / "root"), toy_run.weights(tmp_path / "a")
+    torch.testing.assert_close(ours["image.weight"], root["image.weight"])
+    assert not torch.allclose(ours["text.weight"], root["text.weight"])
+    assert "image: copied 2 tensors (64 numbers)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"the system has no part 'imag'; did you mean 'image'\?"):
+        pretrain(still, Toy, sources(), tmp_path / "b", init={"imag": tmp_path / "root"}, **QUIET)
+    wide = still.model_copy(update={"system": ToyConfig(width=8)})
+    with pytest.raises(UserError, match=r"image\.weight has another shape: \[16, 3\] there, \[8, 3\] here"):
+        pretrain(wide, Toy, sources(), tmp_path / "b", init={"image": tmp_path / "root"}, **QUIET)
+
+
+def test_evaluation_keeps_every_question_in_order(tmp_path):
+    model = toy_run.stream_and_model(recipe())[1]
+    task = Colour(Colour.Config(names=tuple(sorted(toy_run.COLOURS))), model, TOKENIZER)
+    given = tuning().model_copy(update={"data": recipe(data={"workers": 2, "max_broken": 0.1}).data})
+    result, evaluation = evaluate(task.train(), given, Pictures(100, frozenset({7})), "val", TOKENIZER)
+    assert [item["key"] for item in evaluation.items] == [f"toy-{n}" for n in range(100)]
+    assert [entry["key"] for entry in result["broken"]] == ["toy-7"]
+    assert task.training
+    with pytest.raises(UserError, match=r"val: 20 of 100 samples have unreadable pictures"):
+        evaluate(task, given, Pictures(100, frozenset(range(20))), "val", TOKENIZER)
+
+
+def test_a_run_tells_tensorboard_and_whatever_else_is_asked_for(tmp_path, monkeypatch):
+    calls = []
+
+    class Trackio:
+        init = staticmethod(lambda **about: calls.append(about["name"]))
+        log = staticmethod(lambda record, step: calls.append(step))
+        finish = staticmethod(lambda: calls.append("end"))
+
+    monkeypatch.setitem(sys.modules, "trackio", Trackio)
+    pretrain(recipe(), Toy, sources(), tmp_path, tokenizer=TOKENIZER, trackers=("tensorboard", "trackio"), quiet=True)
+    assert calls == [tmp_path.name, 2, 4, 6, 8, "end"]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    with pytest.raises(UserError, match="no tracker 'tensorbord'; did you mean 'tensorboard'"):
+        pretrain(recipe(), Toy, sources(), tmp_path / "b", tokenizer=TOKENIZER, trackers=("tensorbord",), quiet=True)
+
+
+def test_a_probe_sees_the_model_and_disturbs_nothing(tmp_path):
+    seen = []
+
+    def probe(model):
+        seen.append(model.training)
+        torch.rand(3)
+        return {"answer": 42.0}
+
+    pretrain(recipe(), Toy, sources(), tmp_path / "a", probe=probe, **QUIET)
+    train(tmp_path / "b")
+    assert seen == [False] * 3
+    assert [line["step"] for line in toy_run.log_of(tmp_path / "a") if "probe/answer" in line] == [3, 6, 8]
+    assert toy_run.state_of(tmp_path / "a")["model.safetensors"] == toy_run.state_of(tmp_path / "b")["model.safetensors"]
+
+
+def test_logs_are_cut_where_the_checkpoint_stands(tmp_path):
+    log = tmp_path / "log.jsonl"
+    for step in (2, 4, 6):
+        append(log, json.dumps({"step": step}).encode() + b"\n")
+    with log.open("ab") as file:
+        file.write(b'{"step": 8, "lo')
+    cut_after(log, 4)
+    assert log.read_text() == '{"step": 2}\n{"step": 4}\n'
+
+
+def test_the_line_a_person_reads():
+    record = {"step": 1200, "samples": 19200, "loss": 2.6, "loss/mlm": 2.3141, "loss/itm": 0.5, "skipped": 0}
+    record |= {"samples_per_second": 400.0, "waiting": 0.02, "memory_gb": 0.94}
+    expected = "step 1200/6000  mlm 2.314  itm 0.500  400 samples/s  waiting 2%  0.9 GB  3:12 left"
+    assert progress_line(record, 6000) == expected
