@@ -45,9 +45,12 @@ def rows(encoded, batch: Batch, index: list[int]):
     part = type(encoded)(*(tensor[at] for tensor in encoded))
     if isinstance(encoded, Fused):
         return part, batch.rows(at)
+    place_of = {picture: place for place, picture in enumerate(index)}
+    batch = batch.rows(torch.tensor([b for b, i in enumerate(batch.image_of_BN[:, 0].tolist()) if i in place_of]))
     images, regions = batch.images, batch.regions
     return part, replace(
         batch,
+        image_of_BN=torch.tensor([[place_of[i]] for i in batch.image_of_BN[:, 0].tolist()]),
         images=images and Images(images.pixel_I3HW[at], images.mask_IHW[at]),
         regions=regions and Regions(*(None if t is None else t[at] for t in vars(regions).values())),
         image_labels={name: label[at] for name, label in batch.image_labels.items()},

@@ -3,12 +3,13 @@
 import json
 from collections import defaultdict
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from diptych import find
+from diptych import config, find
 from diptych.contracts import IGNORE, Batch, Box, Images, Phrase, Sample, System
 from diptych.data.collate import Collate
 from diptych.draw import Draw
@@ -49,14 +50,27 @@ def picture(i: int) -> np.ndarray:
     return np.random.default_rng(i).integers(0, 256, (*SIZES[i % 3], 3), dtype=np.uint8)
 
 
+def hinges(name: str) -> list[str]:
+    """The kinds of fusion that a system can be built with."""
+    field = find.system_class(name).Config.model_fields.get("fusion")
+    kinds = get_args(field.annotation) if field else ()
+    return [f"{name}+{kind.model_fields['kind'].default}" for kind in kinds] or [name]
+
+
 class Case:
-    def __init__(self, name: str):
-        self.name = name
-        self.cls = find.system_class(name)
-        recipe = find.system(f"{name}:tiny").recipe
-        config = self.cls.prepare(recipe.system, [Samples()], TOKENIZER)
+    """A system's tiny preset, or the same with another hinge: `vilt+dual_stream`."""
+
+    def __init__(self, spec: str):
+        self.name, _, hinge = spec.partition("+")
+        self.cls = find.system_class(self.name)
+        recipe = find.system(f"{self.name}:tiny").recipe
+        if hinge and hinge != recipe.system.fusion.kind:
+            layers, heads = recipe.system.fusion.layers, recipe.system.fusion.heads
+            settings = (f"kind={hinge}", f"layers={layers}", f"heads={heads}", "dropout=0")
+            recipe = config.resolve(recipe, *(config.from_setting(f"system.fusion.{setting}") for setting in settings))
+        system = self.cls.prepare(recipe.system, [Samples()], TOKENIZER)
         data = recipe.data.model_copy(update={"texts_per_image": 2})
-        self.recipe = recipe.model_copy(update={"system": config, "data": data})
+        self.recipe = recipe.model_copy(update={"system": system, "data": data})
         self.collate = Collate(TOKENIZER, recipe.text, data, training=True)
 
     def build(self, seed: int = 0) -> System:
@@ -70,7 +84,7 @@ class Case:
         return replace(system.corrupt(system.label(batch), Draw(3)), samples=(), phrases=(), others=())
 
 
-@pytest.fixture(params=sorted(find.catalogue("systems")))
+@pytest.fixture(params=[spec for name in sorted(find.catalogue("systems")) for spec in hinges(name)])
 def case(request) -> Case:
     return Case(request.param)
 
@@ -176,10 +190,10 @@ def test_padding_of_texts_and_pictures_changes_nothing(case):
 def test_configuration_and_weights_make_the_same_system_again(case):
     system = case.build().eval()
     batch = case.batch(system)
-    config = case.cls.Config.model_validate(json.loads(case.recipe.system.model_dump_json()))
-    assert config == case.recipe.system
+    system_config = case.cls.Config.model_validate(json.loads(case.recipe.system.model_dump_json()))
+    assert system_config == case.recipe.system
     torch.manual_seed(99)
-    again = case.cls(config, TOKENIZER).eval()
+    again = case.cls(system_config, TOKENIZER).eval()
     again.load_state_dict(system.state_dict())
     with torch.no_grad():
         for name, term in system(batch).items():
