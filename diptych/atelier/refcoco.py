@@ -13,7 +13,7 @@ from typing import Any
 
 from diptych.atelier import coco
 from diptych.atelier.compose import Scene, fits, stage, thing
-from diptych.atelier.facts import EXTREMES, LEAD, Facts
+from diptych.atelier.facts import EXTREMES, Facts
 from diptych.atelier.visual_genome import object_id
 from diptych.atelier.vocabulary import COLOURS, World
 
@@ -27,7 +27,7 @@ def derive(world: World, rng: Random, index: int, image_ids: list[int], group: s
         scene = _scene(world, rng)
         facts = Facts(scene)
         chosen = [_expression(facts, rng, i) for i in range(len(scene.things))]
-        if all(chosen):
+        if all(chosen) and sum(said[0] == "relation" for said in chosen if said) >= len(chosen) // 3:
             break
     refs = []
     for i, (t, said) in enumerate(zip(scene.things, chosen, strict=True)):
@@ -56,15 +56,13 @@ def _scene(world: World, rng: Random) -> Scene:
 
 
 def _expression(facts: Facts, rng: Random, i: int) -> tuple[str, str] | None:
-    """The kind and the words; relations are tried first, for they fit most rarely."""
-    kinds = [_relation, _extreme, _colour] if rng.random() < RELATION_FIRST else [_extreme, _colour, _relation]
-    for kind in kinds:
+    """The kind and the words. What fits most rarely comes first more often, so that the three kinds are about as frequent."""
+    first = rng.random()
+    order = [_relation, _colour, _extreme] if first < 0.45 else [_colour, _extreme] if first < 0.6 else [_extreme, _colour]
+    for kind in order:
         if said := kind(facts, rng, i):
             return kind.__name__[1:], said
     return None
-
-
-RELATION_FIRST = 0.5
 
 
 def _colour(facts: Facts, rng: Random, i: int) -> str:
@@ -80,19 +78,14 @@ def _extreme(facts: Facts, rng: Random, i: int) -> str:
 
 
 def _relation(facts: Facts, rng: Random, i: int) -> str:
-    """The anchor is named by its colour; the thing's companions must lie on the other side of it."""
+    """The anchor is named by its colour; the thing's companions must be plainly elsewhere."""
     t = facts.things[i]
-    rivals = [facts.things[j] for j in facts.which(t.category) if j != i]
+    rivals = [j for j in facts.which(t.category) if j != i]
     fitting = []
     for j, anchor in enumerate(facts.things):
         if anchor.category == t.category or facts.count(anchor.category, anchor.colour) > 1:
             continue
         said = facts.relation(i, j)
-        if said and all(_is_opposite(said, rival.cx - anchor.cx, rival.cy - anchor.cy) for rival in rivals):
+        if said and all(facts.relation(rival, j) not in (None, said) for rival in rivals):
             fitting.append(f"the {t.kind.word} {said} the {COLOURS[anchor.colour].word} {anchor.kind.word}")
     return rng.choice(fitting) if fitting else ""
-
-
-def _is_opposite(said: str, right: int, down: int) -> bool:
-    along = {"left of": right, "right of": -right, "above": down, "below": -down}[said]
-    return along >= LEAD

@@ -16,7 +16,7 @@ from diptych.atelier.facts import EXTREMES, OPPOSITE, QUARTERS, SIZES, Facts
 from diptych.atelier.vocabulary import COLOURS, Category, World
 from diptych.atelier.wording import Line, Piece, line, swapped
 
-MOST_REGIONS = 8
+MOST_REGIONS = 7
 
 
 def object_id(image_id: int, index: int) -> int:
@@ -40,10 +40,9 @@ def describe(scene: Scene, image_id: int, world: World, rng: Random) -> dict[str
         for i, t, (x, y, w, h) in zip(ids, scene.things, boxes, strict=True)
     ]
     attributes = [{**o, "attributes": [COLOURS[t.colour].word, SIZES[t.large]]} for o, t in zip(placed, scene.things, strict=True)]
-    objects = [{**o, "synsets": [], "merged_object_ids": []} for o in placed]
     return {
         "region_descriptions": [{"id": image_id, "regions": regions}],
-        "objects": [{"image_id": image_id, "objects": objects}],
+        "objects": [{"image_id": image_id, "objects": placed}],
         "attributes": [{"image_id": image_id, "attributes": attributes}],
         "relationships": [{"image_id": image_id, "relationships": _relationships(facts, placed, image_id, world)}],
         "image_data": [{"image_id": image_id, "url": "", "width": SIDE, "height": SIDE, "coco_id": image_id, "flickr_id": None}],
