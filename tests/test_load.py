@@ -1,0 +1,119 @@
+"""A finished run can be loaded, asked, saved and loaded again; what it cannot do, it says, and what would give it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import diptych
+from diptych import find
+from diptych.checkpoint import weights_of
+from diptych.config import Recipe, UserError
+from diptych.data import coco_captions, vqa_v2
+from diptych.data.mixture import Source
+from diptych.train import run
+
+
+def brief(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 2, "batch_size": 4, "precision": "fp32"})})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """runs/base, a pre-trained ViLT, and runs/vqa, the same fine-tuned."""
+    place = tmp_path_factory.mktemp("place")
+    coco_captions.example(place / "coco")
+    vqa_v2.example(place / "vqa")
+    found = find.system("vilt:tiny")
+    pairs = [Source("coco", coco_captions.COCOCaptions.open(place / "coco", "val"))]
+    questions = [Source("vqa", vqa_v2.VQAv2.open(place / "vqa", "val"))]
+    run.pretrain(brief(found.recipe), found.cls, pairs, place / "base", quiet=True, trackers=())
+    recipe = brief(find.task("vqa").finetuning(found.recipe))
+    run.finetune(
+        recipe, found.cls, find.task_class("vqa"), questions, place / "tuned", start=place / "base", quiet=True, trackers=()
+    )
+    return place
+
+
+def picture(place: Path) -> Path:
+    return next((place / "coco" / "val2014").iterdir())
+
+
+def test_what_is_saved_is_what_was_loaded(place: Path, tmp_path: Path):
+    model = diptych.load(place / "tuned")
+    copy = diptych.load(model.save_pretrained(tmp_path / "copy"))
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == set(find.EXCHANGED)
+    assert copy.recipe == model.recipe
+    ours, theirs = weights_of(model.module), weights_of(copy.module)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert copy.answer(picture(place), "is the dog left?") == model.answer(picture(place), "is the dog left?")
+
+
+def test_a_picture_may_come_as_path_bytes_array_or_image(place: Path):
+    model = diptych.load(place / "base")
+    path = picture(place)
+    image = Image.open(path)
+    as_png = io.BytesIO()
+    image.save(as_png, "PNG")
+    (expected,) = model.match(path, "a red dog")
+    assert 0 < expected < 1
+    for same in (str(path), as_png.getvalue(), np.asarray(image), image):
+        assert model.match(same, "a red dog") == pytest.approx([expected], abs=1e-4)
+
+
+def test_texts_beside_one_picture_are_judged_one_by_one(place: Path):
+    model = diptych.load(place / "base")
+    texts = ["a red dog", "a very long statement about a dog that is red", "no"]
+    together = model.match(picture(place), texts)
+    assert together == pytest.approx([model.match(picture(place), text)[0] for text in texts], abs=1e-3)
+
+
+def test_verbs_of_a_pretrained_system(place: Path):
+    model = diptych.load(place / "base")
+    (words,) = model.fill(picture(place), "a red [MASK]", top=3)
+    assert len(words) == 3
+    assert words[0].probability >= words[1].probability
+    assert model.ask(picture(place), "a red [MASK]").guesses[:3] == words
+    reply = model.ask(picture(place), "a red dog")
+    assert reply.verb == "match"
+    assert sum(guess.probability for guess in reply.guesses) == pytest.approx(1)
+    with pytest.raises(UserError, match=r"cannot answer; `diptych finetune vqa --from .*base` gives a model that can"):
+        model.answer(picture(place), "is it red?")
+    with pytest.raises(UserError, match=r"no \[MASK\] in it"):
+        model.fill(picture(place), "a red dog")
+
+
+def test_where_it_looked_covers_the_picture(place: Path):
+    reply = diptych.load(place / "tuned").ask(picture(place), "is the dog left?")
+    assert reply.verb == "answer"
+    weight_V, box_V4 = reply.look
+    assert len(weight_V) == len(box_V4) > 1
+    assert (weight_V > 0).all()
+    area_V = (box_V4[:, 2] - box_V4[:, 0]) * (box_V4[:, 3] - box_V4[:, 1])
+    assert area_V.sum() == pytest.approx(1)  # each place once, and the whole-image token is none
+    assert reply.picture.shape[0] / reply.picture.shape[1] == pytest.approx(32 / 48, abs=0.2)
+
+
+def test_mistakes(place: Path, tmp_path: Path):
+    model = diptych.load(place / "tuned")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"none\.jpg: no such picture"):
+        model.answer(tmp_path / "none.jpg", "is it red?")
+    with pytest.raises(UserError, match=r"broken\.jpg: cannot be read as a picture"):
+        model.answer(tmp_path / "broken.jpg", "is it red?")
+    with pytest.raises(UserError, match=r"no config\.json in it"):
+        diptych.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="not written by Diptych"):
+        diptych.load(tmp_path)
+    (tmp_path / "config.json").write_bytes((place / "base" / "config.json").read_bytes())
+    with pytest.raises(UserError, match="the run is not finished"):
+        diptych.load(tmp_path)
+    with pytest.raises(AttributeError):
+        diptych.laod  # noqa: B018  # pyright: ignore
