@@ -84,13 +84,14 @@ class Stream(Dataset[Delivery]):
     def __getitem__(self, k: int) -> Delivery:
         draw_N = self.draws_of(k)
         source_N, index_N = self.mixture.locate(draw_N)
+        chance_NJ = self.draw.uniform("others", draw_N, self.negatives)
         samples, pictures, others, broken = [], [], [], []
-        for n, source, index in zip(draw_N.tolist(), source_N.tolist(), index_N.tolist(), strict=True):
+        for n, source, index, chance_J in zip(draw_N.tolist(), source_N.tolist(), index_N.tolist(), chance_NJ, strict=True):
             reader = self.mixture.sources[source].reader
             sample, its_pictures = self._readable(reader, n, index, broken)
             samples.append(sample)
             pictures.append(its_pictures)
-            others.append(self._others(reader, n, index))
+            others.append(self._others(reader, sample, index, chance_J))
         batch = self.collate(samples, pictures, draw_N.tolist(), self.draw, others)
         batch = self.corrupt(self.label(batch), self.draw)
         return Delivery(replace(batch, samples=(), phrases=(), others=()), tuple(broken))
@@ -125,10 +126,11 @@ class Stream(Dataset[Delivery]):
                 index = int(self.draw.integers(f"substitute/{attempt}", n, len(reader))[0, 0])
         raise UserError(f"{SUBSTITUTES} samples in a row have unreadable pictures, last {broken[-1].path}: {broken[-1].reason}")
 
-    def _others(self, reader: Reader, n: int, index: int) -> list[Sample]:
-        if len(reader) < 2:
+    def _others(self, reader: Reader, sample: Sample, index: int, chance_J: NDArray[np.float64]) -> list[Sample]:
+        """Samples of the same source, any but this one. A sample that brings false texts needs no single other to lend its own."""
+        if len(reader) < 2 or (self.negatives == 1 and sample.false_texts):
             return []
-        other_J = self.draw.integers("others", n, len(reader) - 1, self.negatives)[0]
+        other_J = (chance_J * (len(reader) - 1)).astype(np.int64)
         return [reader[int(other + (other >= index))] for other in other_J]
 
 

@@ -10,6 +10,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from diptych import dist
+
 
 class Interrupted(SystemExit):
     """The run was asked to stop, has saved its state and has said how to go on. Exit code 128 + signal, as shells have it."""
@@ -41,4 +43,5 @@ class StopRequest:
                 os._exit(128 + signum)
             return
         self.signum = signum
-        os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")
+        if dist.is_first():
+            os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")
