@@ -376,6 +376,12 @@ class Task(Trainable):
     config: Any  # an instance of its own Config
     system: System
 
+    def after_step(self) -> None:
+        self.system.after_step()
+
+    def discard_step(self) -> None:
+        self.system.discard_step()
+
     def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
         """Predict every row and score it; without gradient, in the order given."""
         raise NotImplementedError(f"{type(self).__name__}.evaluate")

@@ -18,6 +18,7 @@ class TextEmbedding(nn.Module):
         kind: Literal["embedding"] = "embedding"
         positions: PositiveInt = 40  # the longest text in tokens, special ones included
         segments: PositiveInt = 2
+        word_std: PositiveFloat = 0.02  # of the first word vectors; BERT's, for a width of 768
         position_std: PositiveFloat = 0.02  # of the first positions; small models learn word order sooner from larger ones
         eps: PositiveFloat = 1e-12
         dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -33,6 +34,7 @@ class TextEmbedding(nn.Module):
         self.norm = nn.LayerNorm(width, config.eps)
         self.dropout = nn.Dropout(config.dropout)
         self.apply(initialise)
+        nn.init.trunc_normal_(self.word.weight, std=config.word_std, a=-2 * config.word_std, b=2 * config.word_std)
         nn.init.normal_(self.position.weight, std=config.position_std)
 
     def forward(self, token_BT: Tensor, segment_BT: Tensor) -> Tensor:

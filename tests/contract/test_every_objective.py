@@ -48,9 +48,12 @@ def rows(encoded, batch: Batch, index: list[int]):
     place_of = {picture: place for place, picture in enumerate(index)}
     batch = batch.rows(torch.tensor([b for b, i in enumerate(batch.image_of_BN[:, 0].tolist()) if i in place_of]))
     images, regions = batch.images, batch.regions
+    place = {picture: n for n, picture in enumerate(index)}
+    kept = [b for b, picture in enumerate(batch.image_of_BN[:, 0].tolist()) if picture in place]
+    shown = batch.rows(torch.tensor(kept))
     return part, replace(
-        batch,
-        image_of_BN=torch.tensor([[place_of[i]] for i in batch.image_of_BN[:, 0].tolist()]),
+        shown,
+        image_of_BN=torch.tensor([[place[picture]] for picture in shown.image_of_BN[:, 0].tolist()]),
         images=images and Images(images.pixel_I3HW[at], images.mask_IHW[at]),
         regions=regions and Regions(*(None if t is None else t[at] for t in vars(regions).values())),
         image_labels={name: label[at] for name, label in batch.image_labels.items()},

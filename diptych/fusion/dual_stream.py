@@ -1,0 +1,151 @@
+"""Two streams that look across (ViLBERT, LXMERT; METER's "merged" hinge has none): words and picture tokens stay apart.
+
+    words          -> [ attend to words    -> look at the picture -> perceptron ] x layers -> text states
+    picture tokens -> [ attend to picture  -> look at the words   -> perceptron ] x layers -> picture states   (image_stream)
+
+Both streams of a layer look at what the other was before that layer, as in LXMERT's cross-modality layer; the order of the parts
+within a layer is the Transformer decoder's, not LXMERT's (which looks first). Without the image stream the picture stays as the
+image encoder left it, so what is looked at is computed once a picture, however many texts share it: on the embedded scenes
+that is most of the cost of a single stream.
+
+Three options help small models that have minutes, not days:
+
+* `start="match"`: looking starts as a comparison. Query and key begin as one matrix, the output as the inverse of the value matrix,
+  so a word finds the tokens that resemble it and adds a copy of them. It pays where words and picture tokens share a space from the
+  start, for example after naming pictures with the word embeddings (objectives/naming.py).
+* `place="values"`: where a token lies is added to what is read from it, not to what it is found by.
+* `init_std`: .02 is BERT's, for a width of 768; narrow layers learn sooner from a wider one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from diptych import config
+from diptych.contracts import Fused, Visual
+from diptych.fusion.pictures import of_rows
+from diptych.nn.attention import Attention, multi_head
+from diptych.nn.head import Pooler
+from diptych.nn.place import Place
+from diptych.nn.transformer import FeedForward, initialise
+
+
+class Source(NamedTuple):
+    """What is looked at, S sequences for B rows."""
+
+    key_SVD: Tensor
+    value_SVD: Tensor
+    mask_BV: Tensor
+    of_B: Tensor | None = None  # which of the S each row looks at; None: S = B, each its own
+
+
+class DualStream(nn.Module):
+    class Config(config.Config):
+        kind: Literal["dual_stream"] = "dual_stream"
+        layers: PositiveInt = 6
+        heads: PositiveInt = 12
+        ffn_ratio: PositiveFloat = 4.0
+        eps: PositiveFloat = 1e-6
+        dropout: float = Field(default=0.1, ge=0, lt=1)
+        attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+        pictures: PositiveInt = 1  # how many pictures a row may have; each place has an embedding (NLVR2: 2)
+        image_stream: bool = True
+        start: Literal["random", "match"] = "random"
+        place: Literal["none", "values"] = "none"  # none: for image encoders that say where tokens lie, such as patches
+        init_std: PositiveFloat = 0.02
+
+        def build(self, width: int) -> DualStream:
+            return DualStream(self, width)
+
+    def __init__(self, config: Config, width: int):
+        super().__init__()
+        self.config = config
+        self.slot = nn.Embedding(config.pictures, width).apply(initialise) if config.pictures > 1 else None
+        self.place = Place(width) if config.place == "values" else None
+        self.image_norm = nn.LayerNorm(width, config.eps)
+        self.text_layers = nn.ModuleList(StreamLayer(config, width) for _ in range(config.layers))
+        self.image_layers = nn.ModuleList(StreamLayer(config, width) for _ in range(config.layers)) if config.image_stream else None
+        self.text_norm = nn.LayerNorm(width, config.eps)
+        self.image_final_norm = nn.LayerNorm(width, config.eps) if config.image_stream else None
+        for module in (*self.text_layers.modules(), *(self.image_layers or nn.ModuleList()).modules()):
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=config.init_std, a=-2 * config.init_std, b=2 * config.init_std)
+                nn.init.zeros_(module.bias)
+            if isinstance(module, Look) and config.start == "match":
+                module.start_as_match()
+        self.pooler = Pooler(width)
+
+    def forward(self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor) -> Fused:
+        pictures = image_of_BN.shape[1]
+        if pictures > self.config.pictures:
+            raise ValueError(
+                f"rows of {pictures} pictures, but a fusion for {self.config.pictures}; set fusion.pictures={pictures}"
+            )
+        visual = visual._replace(token_IVD=self.image_norm(visual.token_IVD))
+        rows = of_rows(visual, image_of_BN)
+        image_BVD = rows.token_BVD if self.slot is None else rows.token_BVD + self.slot(rows.slot_BV)
+        place_BVD = 0 if self.place is None else self.place(rows.box_BV4)
+        source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
+        if self.image_layers is None and pictures == 1:  # the same, shared by the rows of a picture
+            place_IVD = 0 if self.place is None else self.place(visual.box_IV4)
+            source = Source(visual.token_IVD, visual.token_IVD + place_IVD, rows.mask_BV, image_of_BN[:, 0].clamp(min=0))
+        for n, text_layer in enumerate(self.text_layers):
+            before_BTD = text_BTD
+            text_BTD = text_layer(text_BTD, text_mask_BT, source)
+            if self.image_layers is not None:
+                image_BVD = self.image_layers[n](image_BVD, rows.mask_BV, Source(before_BTD, before_BTD, text_mask_BT))
+                source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
+        text_BTD = self.text_norm(text_BTD)
+        if self.image_final_norm is not None:
+            image_BVD = self.image_final_norm(image_BVD)
+        return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, self.pooler(text_BTD))
+
+
+class StreamLayer(nn.Module):
+    """One layer of one stream: its own kind, then the other stream, then the perceptron; pre-norm."""
+
+    def __init__(self, config: DualStream.Config, width: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, config.eps)
+        self.attention = Attention(width, config.heads, config.attention_dropout)
+        self.look_norm = nn.LayerNorm(width, config.eps)
+        self.look = Look(width, config.heads, config.attention_dropout)
+        self.ffn_norm = nn.LayerNorm(width, config.eps)
+        self.ffn = FeedForward(width, int(width * config.ffn_ratio))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor, source: Source) -> Tensor:
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), mask_BT))
+        x_BTD = x_BTD + self.dropout(self.look(self.look_norm(x_BTD), source))
+        return x_BTD + self.dropout(self.ffn(self.ffn_norm(x_BTD)))
+
+
+class Look(nn.Module):
+    """Attention to the other stream. Keys and values are projected once a source and gathered for the rows that share it."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def start_as_match(self) -> None:
+        """score = <R x, R y> = <x, y>, and what is found comes back as it is: out value = identity."""
+        with torch.no_grad():
+            nn.init.orthogonal_(self.key.weight)
+            self.query.weight.copy_(self.key.weight)
+            nn.init.orthogonal_(self.value.weight)
+            self.out.weight.copy_(self.value.weight.T)
+
+    def forward(self, x_BTD: Tensor, source: Source) -> Tensor:
+        key_BVD, value_BVD = self.key(source.key_SVD), self.value(source.value_SVD)
+        if source.of_B is not None:
+            key_BVD, value_BVD = key_BVD[source.of_B], value_BVD[source.of_B]
+        dropout = self.dropout if self.training else 0.0
+        return self.out(multi_head(self, self.heads, self.query(x_BTD), key_BVD, value_BVD, source.mask_BV, dropout))

@@ -1,0 +1,110 @@
+"""CrossGrid: words look at a grid of cells. Ours, no paper's: what learns the embedded scenes in minutes on a CPU.
+
+    words   -> embedding ---> [ attend to words -> look at cells -> perceptron ] x 3 -> masked words       (mlm)
+                                                       |                             -> match or mismatch  (itm)
+    picture -> GridCNN -> cells [8 x 8], + place in what is read
+
+What it takes from where: a convolutional grid under a Transformer (Pixel-BERT, SOHO); a text stream that looks across (LXMERT's
+cross-modality layer without its image stream); masked words and matching in two passes over the same pictures (ViLT). Its own:
+
+    a picture is encoded once for all its texts    rows share keys and values: more texts a second than in a single stream
+    looking starts as a comparison                 fusion.start="match": after the image root cells lie where words lie
+    one word a text is masked, and always one      mlm.words="phrases": a hidden "the" teaches nothing about pictures
+      that the picture decides
+    near negatives, checked to be false            itm, where the data has `false_text`: one swapped word, so every word counts
+
+It is pre-trained from an image root (systems/cnn.py): `--init image=RUN --init text=RUN`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from diptych import config
+from diptych.config import DataConfig, ImageConfig, Recipe, TrainConfig
+from diptych.contracts import Batch, Fused, LossTerm, System, Tokenizer, Visual
+from diptych.draw import Draw
+from diptych.fusion.dual_stream import DualStream
+from diptych.fusion.single_stream import SingleStream
+from diptych.image.grid_cnn import GridCNN
+from diptych.nn import batch_norm
+from diptych.objectives.itm import ITM
+from diptych.objectives.mlm import MLM
+from diptych.text.embedding import TextEmbedding
+
+
+class CrossGrid(System):
+    class Config(config.Config):
+        kind: Literal["crossgrid"] = "crossgrid"
+        width: PositiveInt = 128
+        image: GridCNN.Config = GridCNN.Config()  # with a single stream set image.place=true
+        text: TextEmbedding.Config = TextEmbedding.Config(word_std=0.09, position_std=0.04, dropout=0)
+        fusion: DualStream.Config | SingleStream.Config = Field(
+            default=DualStream.Config(
+                layers=3, heads=4, dropout=0, image_stream=False, start="match", place="values", init_std=0.05
+            ),
+            discriminator="kind",
+        )
+        mlm: MLM.Config = MLM.Config(words="phrases", mask=1.0, random=0.0, tied=True)
+        itm: ITM.Config = ITM.Config()
+
+    def __init__(self, config: Config, tokenizer: Tokenizer):
+        super().__init__()
+        self.config = config
+        self.image = config.image.build(config.width)
+        self.text = config.text.build(config.width, tokenizer.vocab_size)
+        self.fusion = config.fusion.build(config.width)
+        self.mlm = config.mlm.build(config.width, tokenizer)
+        self.itm = config.itm.build(config.width)
+
+    def corrupt(self, batch: Batch, draw: Draw) -> Batch:
+        return Batch.stack([self.mlm.corrupt(batch, draw), self.itm.corrupt(batch, draw)])
+
+    def see(self, batch: Batch) -> Visual:
+        assert batch.images is not None
+        return self.image(batch.images)
+
+    def fuse(self, batch: Batch, visual: Visual | None = None) -> Fused:
+        assert batch.image_of_BN is not None
+        text_BTD = self.text(batch.text_BT, batch.segment_BT)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN)
+
+    def forward(self, batch: Batch) -> dict[str, LossTerm]:
+        fused = self.fuse(batch)
+        return {"mlm": self.mlm(fused, batch, self.text.word.weight), "itm": self.itm(fused, batch)}
+
+    def match(self, fused: Fused) -> Tensor:
+        return self.itm.logit(fused)
+
+    def words(self, x_PD: Tensor) -> Tensor:
+        return self.mlm.head(x_PD, self.text.word.weight)
+
+    def after_step(self) -> None:
+        batch_norm.commit(self)
+
+    def discard_step(self) -> None:
+        batch_norm.discard(self)
+
+
+def tiny() -> Recipe:
+    return Recipe(
+        system=CrossGrid.Config(
+            width=32,
+            image=GridCNN.Config(channels=(16, 16, 32), strides=(4, 2, 2)),
+            fusion=DualStream.Config(layers=2, heads=2, dropout=0, image_stream=False, start="match", place="values", init_std=0.1),
+        ),
+        data=DataConfig(image=ImageConfig(short=64, long=64, multiple=16)),
+        train=TrainConfig(steps=50, batch_size=16, lr=2e-3),
+    )
+
+
+def small() -> Recipe:
+    """For the embedded scenes on one core: five minutes after the image root's one (`diptych demo`)."""
+    return Recipe(
+        system=CrossGrid.Config(),
+        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2),
+        train=TrainConfig(steps=3000, batch_size=32, lr=1e-3, warmup=0.05, schedule="cosine", weight_decay=0.02),
+    )
