@@ -22,13 +22,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from diptych import config
 from diptych.config import DataConfig, ImageConfig, Recipe, TrainConfig
 from diptych.contracts import Batch, Fused, LossTerm, System, Tokenizer, Visual
 from diptych.draw import Draw
+from diptych.fusion.dual_stream import DualStream
 from diptych.fusion.single_stream import SingleStream
 from diptych.image.patches import Patches
 from diptych.objectives.itm import ITM
@@ -43,7 +44,7 @@ class ViLT(System):
         width: PositiveInt = 768
         image: Patches.Config = Patches.Config()
         text: TextEmbedding.Config = TextEmbedding.Config()
-        fusion: SingleStream.Config = SingleStream.Config()
+        fusion: SingleStream.Config | DualStream.Config = Field(default=SingleStream.Config(), discriminator="kind")
         mlm: MLM.Config | None = MLM.Config()  # None switches an objective off
         itm: ITM.Config | None = ITM.Config()
         wpa: WPA.Config | None = WPA.Config()
@@ -132,6 +133,16 @@ def small() -> Recipe:
         data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2),
         train=TrainConfig(steps=4000, batch_size=32, lr=5e-4, schedule="cosine", weight_decay=0.02),
     )
+
+
+def two_streams() -> Recipe:
+    """`small` with the other hinge, of the same depth and width: words and patches in streams of their own that look across.
+
+    Not ViLT as published; for the comparison of hinges.
+    """
+    recipe = small()
+    fusion = DualStream.Config(layers=6, heads=3, dropout=0)
+    return recipe.model_copy(update={"system": recipe.system.model_copy(update={"fusion": fusion})})
 
 
 def paper() -> Recipe:
