@@ -4,8 +4,9 @@
     img_rK   a text asks for pictures:   share of captions whose picture is among the K best pictures
 
 A rank counts the wrong candidates that score at least as high as the best right one: ties are counted against the system, so a
-constant score earns nothing. (Published code breaks ties by position; one evaluation even adds the row's index to its hits.) A
-score that is not a number counts as the lowest where it is right and as the highest where it is wrong.
+constant score earns nothing, and of two pictures with the same caption neither finds it first. (Published code breaks ties by
+position; one evaluation even adds the row's index to its hits.) A score that is not a number counts as the lowest where it is
+right and as the highest where it is wrong.
 """
 
 from __future__ import annotations

@@ -1,0 +1,199 @@
+"""Every pair is scored as if alone, ranks say what they should, and fine-tuning learns to find."""
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.config import DataConfig, ImageConfig, TextConfig, UserError
+from diptych.contracts import IGNORE, Fused, Sample, System, Towers, Visual
+from diptych.data.collate import Collate
+from diptych.draw import Draw
+from diptych.tasks.retrieval import HasTowers, Retrieval
+from diptych.text.tokenizer import wordpiece
+
+WORDS = ["red", "green", "blue", "dark", "bright", "thing", "a"]
+TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+
+
+class Toy(System):
+    """Match = product of mean colour and mean word, through the interface of a fusion system; tokens are vertical stripes."""
+
+    class Text:
+        positions = 12
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.config = type("Config", (), {"width": width, "text": self.Text})
+        self.word, self.colour = torch.nn.Embedding(TOKENIZER.vocab_size, width), torch.nn.Linear(3, width)
+        self.encoded = 0
+
+    def see(self, batch):
+        self.encoded += len(batch.images.pixel_I3HW)
+        stripe_I3V = batch.images.pixel_I3HW.float().unflatten(3, (-1, 16)).mean((2, 4)) / 255
+        mask_IV = batch.images.mask_IHW[:, 0].unflatten(1, (-1, 16))[..., 0]
+        return Visual(self.colour(stripe_I3V.transpose(1, 2)), mask_IV, torch.zeros(*mask_IV.shape, 4))
+
+    def fuse(self, batch, visual=None):
+        visual = visual or self.see(batch)
+        picture_B = batch.image_of_BN[:, 0]
+        mask_BV1, mask_BT1 = visual.mask_IV[picture_B, :, None], batch.text_mask_BT[..., None]
+        image_BD = (visual.token_IVD[picture_B] * mask_BV1).sum(1) / mask_BV1.sum(1)
+        text_BTD = self.word(batch.text_BT)
+        pooled_BD = image_BD * (text_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
+        slot = visual.mask_IV[picture_B].long() * 0
+        return Fused(
+            text_BTD,
+            batch.text_mask_BT,
+            visual.token_IVD[picture_B],
+            visual.mask_IV[picture_B],
+            slot,
+            visual.box_IV4[picture_B],
+            pooled_BD,
+        )
+
+    def match(self, fused):
+        return fused.pooled_BD.sum(1) * 10
+
+
+class TwoTowers(Toy):
+    def towers(self, batch):
+        visual = self.see(batch)
+        image_ID = (visual.token_IVD * visual.mask_IV[..., None]).sum(1) / visual.mask_IV.sum(1)[:, None]
+        text_BD = (self.word(batch.text_BT) * batch.text_mask_BT[..., None]).sum(1) / batch.text_mask_BT.sum(1)[:, None]
+        return Towers(image_ID[batch.image_of_BN[:, 0]], text_BD, torch.tensor(0.1))
+
+
+def samples(n=9):
+    """Pictures of one to six texts; no text, in any order of its words, describes two."""
+    rng = np.random.default_rng(0)
+    used: set[tuple[str, ...]] = set()
+    made = []
+    for i in range(n):
+        texts = []
+        for words in ([WORDS[k] for k in rng.integers(0, 7, rng.integers(1, 6))] for _ in range(1 + i % 6)):
+            while tuple(sorted(words)) in used:
+                words.append(WORDS[rng.integers(0, 7)])
+            used.add(tuple(sorted(words)))
+            texts.append(" ".join(words))
+        made.append(Sample(f"k{i}", images=(f"picture {i}".encode(),), texts=tuple(texts)))
+    return made
+
+
+def collated(some, training=False, others=None, first=0):
+    rng = np.random.default_rng(first + 1)
+    pictures = [[np.tile(rng.integers(0, 256, (1, 1, 3), dtype=np.uint8), (32, 32 + 32 * (i % 2), 1))] for i in range(len(some))]
+    data = DataConfig(image=ImageConfig(short=32, long=64, multiple=32))
+    ids = list(range(first, first + len(some)))
+    return Collate(TOKENIZER, TextConfig(max_tokens=12), data, training)(some, pictures, ids, Draw(0), others)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_each_pair_is_scored_as_if_alone(block):
+    torch.manual_seed(0)
+    task = Retrieval(Retrieval.Config(block=block, texts=3), Toy(), TOKENIZER)
+    all_samples = samples()
+    batches = [collated(all_samples[:4]), collated(all_samples[4:8], first=4), collated(all_samples[8:], first=8)]
+    found = task.evaluate(batches)
+    assert task.system.encoded == 9, "each picture is encoded once"
+    texts = [(i, text) for i, sample in enumerate(all_samples) for text in sample.texts[:3]]
+    pictures = [(batch, place) for batch in batches for place in range(len(batch.images.pixel_I3HW))]
+    with torch.no_grad():
+        score = [[alone(task.system, text, *picture) for _, text in texts] for picture in pictures]
+    by_text = [item for item in found.items if item["type"] == "text_to_image"]
+    assert [(item["truth"], item["query"]) for item in by_text] == [(f"k{i}", text) for i, text in texts]
+    for c, item in enumerate(by_text):
+        assert [t["key"] for t in item["top"]] == [f"k{i}" for i in sorted(range(9), key=lambda i: -score[i][c])[:5]]
+        assert item["top"][0]["score"] == pytest.approx(max(row[c] for row in score), abs=1e-4)
+        assert item["rank"] == 1 + sum(score[i][c] > score[texts[c][0]][c] for i in range(9))
+    by_image = [item for item in found.items if item["type"] == "image_to_text"]
+    for i, item in enumerate(by_image):
+        best = max(s for s, (own, _) in zip(score[i], texts, strict=True) if own == i)
+        assert item["rank"] == 1 + sum(s > best for s, (own, _) in zip(score[i], texts, strict=True) if own != i)
+    for name, kind in (("img", by_text), ("txt", by_image)):
+        for k in (1, 5, 10):
+            assert found.metrics[f"{name}_r{k}"] == pytest.approx(100 * np.mean([item["scores"][f"{name}_r{k}"] for item in kind]))
+            assert found.metrics[f"{name}_r{k}"] == pytest.approx(100 * np.mean([item["rank"] <= k for item in kind]))
+    assert len({item["key"] for item in found.items}) == len(found.items)
+    assert len(found.predictions) == len(found.items)
+
+
+def alone(system, text, batch, place):
+    """One text and one picture, without anything beside them."""
+    size_h, size_w = batch.images.size_I2[place].tolist()
+    pixel_HW3 = batch.images.pixel_I3HW[place, :, :size_h, :size_w].permute(1, 2, 0).numpy()
+    data = DataConfig(image=ImageConfig(short=32, long=64, multiple=32))
+    one = Collate(TOKENIZER, TextConfig(), data, False)([Sample("one", (b"one",), (text,))], [[pixel_HW3]], [0], Draw(0))
+    return system.match(system.fuse(one)).item()
+
+
+def test_towers_give_the_same_as_pairs_where_both_are_products():
+    torch.manual_seed(0)
+    pairs, towers = Toy(), TwoTowers()
+    towers.load_state_dict(pairs.state_dict())
+    assert isinstance(towers, HasTowers)
+    assert not isinstance(pairs, HasTowers)
+    batches = [collated(samples()[:5]), collated(samples()[5:], first=5)]
+    a = Retrieval(Retrieval.Config(), pairs, TOKENIZER).evaluate(batches)
+    b = Retrieval(Retrieval.Config(), towers, TOKENIZER).evaluate(batches)
+    assert a.metrics == b.metrics
+    assert [item["rank"] for item in a.items] == [item["rank"] for item in b.items]
+
+
+def test_folds_are_reported_beside_the_whole():
+    metrics = Retrieval(Retrieval.Config(folds=3), Toy(), TOKENIZER).evaluate([collated(samples())]).metrics
+    assert metrics["3 folds/img_r1"] >= metrics["img_r1"]
+    assert {"txt_r1", "img_r10", "r_mean", "rsum", "3 folds/rsum"} <= metrics.keys()
+
+
+def test_a_group_is_the_own_text_and_those_of_others():
+    task = Retrieval(Retrieval.Config(negatives=3), Toy(), TOKENIZER)
+    own = Sample("own", (b"p",), ("a red thing",))
+    others = [
+        Sample("x", texts=("a blue thing", "dark")),
+        Sample("same", texts=("a red thing",)),
+        Sample("y", texts=("bright green blue red a",)),
+    ]
+    assert task.negatives == 3
+    batch = task.corrupt(collated([own, own], training=True, others=[others, others[::-1]]), Draw(0))
+    texts = [TOKENIZER.decode(row) for row in batch.text_BT.tolist()]
+    assert texts[0] == texts[2] == "a red thing", "where another sample has no other text, the own one fills the place"
+    assert texts[1] in others[0].texts
+    assert texts[3] == texts[5] == "bright green blue red a"
+    assert batch.labels["retrieval"].tolist() == [1, 0, IGNORE, 0, 1, 0, IGNORE, 0]
+    assert batch.group_B.tolist() == [0] * 4 + [1] * 4
+    assert batch.image_of_BN.tolist() == [[0]] * 4 + [[1]] * 4
+    assert batch.counts == {"retrieval": 2.0}
+    assert batch.text_mask_BT.sum(1).tolist()[:4] == [5, 2 + len(texts[1].split()), 5, 7]
+    term = task(batch)["retrieval"]
+    logit = task.system.match(task.system.fuse(batch)).view(2, 4)[:, [0, 1, 3]]
+    assert torch.allclose(term.sum, -logit.log_softmax(1)[:, 0].sum(), atol=1e-5)
+    with pytest.raises(UserError, match="texts of other samples"):
+        task.corrupt(collated([own], training=True), Draw(0))
+
+
+def test_negatives_do_not_depend_on_the_batch():
+    task = Retrieval(Retrieval.Config(negatives=2), Toy(), TOKENIZER)
+    all_samples = samples()
+    others = [[all_samples[(i + 2) % 9], all_samples[(i + 5) % 9]] for i in range(9)]
+    whole = task.corrupt(collated(all_samples, True, others), Draw(1))
+    part = task.corrupt(collated(all_samples[5:], True, others[5:], first=5), Draw(1))
+    texts = [[TOKENIZER.decode(row) for row in batch.text_BT.tolist()] for batch in (whole, part)]
+    assert texts[0][15:] == texts[1]
+    assert whole.labels["retrieval"][15:].tolist() == part.labels["retrieval"].tolist()
+
+
+def test_fine_tuning_finds_more():
+    torch.manual_seed(0)
+    task = Retrieval(Retrieval.Config(negatives=4), Toy(), TOKENIZER)
+    all_samples = [sample for sample in samples() if len(sample.texts) > 1]
+    before = task.evaluate([collated(all_samples)]).metrics["r_mean"]
+    optimiser = torch.optim.Adam(task.parameters(), 0.05)
+    pool = [[s for s in all_samples if s is not sample][:4] for sample in all_samples]
+    batch = task.corrupt(collated(all_samples, True, pool), Draw(0))
+    for _ in range(60):
+        optimiser.zero_grad()
+        term = task(batch)["retrieval"]
+        (term.sum / term.count).backward()
+        optimiser.step()
+    assert task.evaluate([collated(all_samples)]).metrics["r_mean"] > before
+    assert term.metrics["accuracy"][0] >= 5
