@@ -184,7 +184,7 @@ def test_hostile_texts_stay_texts():
 @pytest.mark.parametrize("name", [field.name for field in fields(DemoResult) if field.name not in ("title", "arms")])
 def test_any_field_may_be_missing_or_alone(name: str):
     bare = DemoResult("Bare", (Arm("a", "A", Score(50.0)),))
-    without_pictures = replace(full(), **{field: () for field in PICTURED})
+    without_pictures = replace(full(), **dict.fromkeys(PICTURED, ()))
     Reading(demo_page(replace(without_pictures, **{name: getattr(bare, name)})))
     Reading(demo_page(replace(bare, **{name: getattr(full(), name)})))
 
