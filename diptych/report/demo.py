@@ -313,7 +313,7 @@ def _curves(result: DemoResult) -> Markup:
 
     ends = sorted(curve.samples[-1] for _, _, curve in arms if len(curve.samples))
     cut = len(ends) > 1 and ends[-1] > 2 * ends[-2]  # an arm given far more steps would squeeze the others
-    title = "By labelled questions seen in fine-tuning" + (" (the longest arm goes on)" if cut else "")
+    title = "By labelled questions seen" + (" (the longest arm goes on)" if cut else "")
     charts = [
         (title, drawn("samples", "questions seen", ends[-2] if cut else math.inf)),
         ("By minutes, everything counted", drawn("minutes", "minutes since the arm's start")),
@@ -352,7 +352,8 @@ def _by_arm(
     for name, scores in groups.items():
         for group, score in scores.items():
             turned.setdefault(group, {})[name] = score
-    return dots(turned, [arm.name for arm in result.arms], label, chances, notes) if turned else Markup("")
+    names = [arm.name for arm in result.arms]
+    return key(names) + dots(turned, names, label, chances, notes) if turned else Markup("")
 
 
 def _by_type(result: DemoResult) -> Markup:
