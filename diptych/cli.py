@@ -175,6 +175,7 @@ def evaluate(
         model = load(source)
         judged = model.on_task(name)
         recipe = _resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
+        judged.config = recipe.task  # how it is judged may be set: task.folds=5
         spec = data or model.about["data"][0]
         found = _only(find.readers([spec], split, task.purpose, recipe.data.limit))
         about = {**model.about, "task": name, "from": source, "data": [spec]}

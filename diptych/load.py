@@ -25,7 +25,7 @@ from diptych.checkpoint import load_weights, read_weights, weights_of, write_fil
 from diptych.config import Recipe, UserError
 from diptych.contracts import Batch, Fused, Sample, System, Task, Tokenizer
 from diptych.data.collate import Collate
-from diptych.data.picture import BrokenPicture, decode_sample
+from diptych.data.picture import BrokenPicture, decode, decode_sample
 from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.text import tokenizer as vocabulary
@@ -53,7 +53,7 @@ class Look(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What `ask` found: the verb that answered, its guesses (best first), the picture it saw and where it looked."""
+    """What `ask` found: the verb that answered, its guesses (best first), the picture as stored, and where it looked."""
 
     verb: str
     guesses: list[Guess]
@@ -142,10 +142,7 @@ class Model:
         batch = self._rows(image, [text])
         with record() as seen:
             fused = self.system.fuse(batch)
-        assert batch.images is not None
-        height, width = batch.images.size_I2[0].tolist()
-        picture = batch.images.pixel_I3HW[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()
-        return Reply(verb, guesses, picture, _look(seen, fused))
+        return Reply(verb, guesses, decode(_stored(image)), _look(seen, fused))
 
     # ------------------------------------------------------------------------------------------------------ exchange
 
