@@ -51,22 +51,22 @@ _TRAIN = {
     "fruit": "apple:red-apple pear banana strawberry pineapple cherry:cherries watermelon",
     "food": "pizza donut:doughnut burger:hamburger cake:birthday-cake lollipop",
     "vehicle": "bicycle plane:airplane rocket boat:sailboat tractor helicopter",
-    "instrument": "guitar trumpet drum",
+    "instrument": "guitar trumpet drum violin",
     "tool": "hammer wrench key umbrella camera",
     "clothing": "dress shirt:t-shirt boot:womans-boot hat:top-hat crown",
     "plant": "palm:palm-tree cactus rose mushroom",
-    "": "star bell house",
+    "": "star bell",
 }
 _HELD_OUT = {
     "animal": "lion penguin rooster dolphin snail bat rabbit:rabbit-face ladybug:lady-beetle",
     "fruit": "lemon peach",
     "food": "bread cookie",
     "vehicle": "ambulance motorcycle train:locomotive",
-    "instrument": "violin saxophone",
+    "instrument": "saxophone",
     "tool": "bulb:light-bulb phone:telephone microscope",
     "clothing": "shoe:mans-shoe bow:ribbon bag:handbag",
     "plant": "sunflower leaf:maple-leaf corn:ear-of-corn",
-    "": "moon:crescent-moon balloon anchor bomb",
+    "": "moon:crescent-moon balloon anchor bomb house",
 }
 _PLURALS = {
     "butterfly": "butterflies",

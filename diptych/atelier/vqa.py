@@ -12,7 +12,7 @@ likely either way, so does the picture without the question. Two types need care
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -24,7 +24,7 @@ from diptych.atelier.vocabulary import CATEGORIES, COLOURS, LARGE, SMALL, World
 SCENES = 2
 TYPES = ("exist", "colour", "count", "relation", "larger")
 MOST_COUNTED = 4
-NAMED = 0.3  # of colour questions at least so many name the category; the others do where nothing else singles the thing out
+NAMED = 0.2  # of colour questions at least so many name the category; the others do where nothing else singles the thing out
 _ANSWER_TYPES = {"exist": "yes/no", "relation": "yes/no", "count": "number", "colour": "other", "larger": "other"}
 
 Asked = tuple[str, list[tuple[Scene, str]]]  # the question, and two scenes with their answers
@@ -140,30 +140,37 @@ def _count(world: World, rng: Random) -> Asked:
     # 4 alike need the heavy division, 2 and 3 the even one; 0 and 1 go with either
     needs = {n == MOST_COUNTED for n in numbers if n > 1} or {rng.random() < 0.5}
     heavy = [n == MOST_COUNTED if len(needs) == 2 else True in needs for n in numbers]
-    categories = [c.number for c in rng.sample(world.categories, 4)]
-    colours = rng.sample(range(len(COLOURS)), 4)
-    by_category = rng.random() < 0.5
-    asked, other = (categories, colours) if by_category else (colours, categories)
-    one = _column(rng, asked, heavy[0], numbers[0])
-    two = _moved(one, _column(rng, asked, heavy[1], numbers[1]))
-    beside_one = _column(rng, other, not heavy[0], None)
-    beside_two = beside_one if heavy[0] == heavy[1] else _moved(beside_one, _column(rng, other, not heavy[1], None))
-    pairs = [list(zip(*((one, beside_one) if by_category else (beside_one, one)), strict=True))]
-    pairs += [list(zip(*((two, beside_two) if by_category else (beside_two, two)), strict=True))]
-    if len(world.colours[categories[0]]) < 3:  # test-composition has too few pairs to divide by colour as well: any colour does
-        if not by_category:
-            return _count(world, rng)
-        pairs = [[(category, rng.choice(world.colours[category])) for category, _ in table] for table in pairs]
-    if any(colour not in world.colours[category] for table in pairs for category, colour in table):
-        return _count(world, rng)
-    what = CATEGORIES[categories[0]].plural if by_category else f"{COLOURS[colours[0]].word} things"
-    scene = _six(world, rng, pairs[0])
-    changed = scene
-    for i, (category, colour) in enumerate(pairs[1]):
+    # test-composition has too few pairs to divide by colour as well: there any colour does
+    two_ways = len(world.colours[world.categories[0].number]) > 2
+    by_category = rng.random() < 0.5 or not two_ways
+    while True:  # what was drawn above stays: it must not depend on how easily such scenes are found
+        categories = [c.number for c in rng.sample(world.categories, 4)]
+        colours = rng.sample(range(len(COLOURS)), 4)
+        columns = _two_columns(rng, categories if by_category else colours, heavy, numbers)
+        beside = _two_columns(rng, colours if by_category else categories, [not h for h in heavy], [None, None])
+        by_kind, by_colour = (columns, beside) if by_category else (beside, columns)
+        if not two_ways:
+            by_colour = [[rng.choice(world.colours[category]) for category in column] for column in by_kind]
+        tables = [list(zip(*both, strict=True)) for both in zip(by_kind, by_colour, strict=True)]
+        if all(colour in world.colours[category] for table in tables for category, colour in table):
+            break
+    scene = changed = _six(world, rng, tables[0])
+    for i, (category, colour) in enumerate(tables[1]):
         if category != scene.things[i].category:
-            changed = changed.swap(i, **turned_into(rng, world, scene.things[i], CATEGORIES[category])._asdict())
-        changed = changed.swap(i, colour=colour)
+            turned = turned_into(rng, world, scene.things[i], CATEGORIES[category])
+            changed = changed.swap(i, **turned._replace(colour=colour)._asdict())
+        elif two_ways:
+            changed = changed.swap(i, colour=colour)
+    what = CATEGORIES[categories[0]].plural if by_category else f"{COLOURS[colours[0]].word} things"
     return f"how many {what} are there?", [(scene, str(numbers[0])), (changed, str(numbers[1]))]
+
+
+def _two_columns(rng: Random, kinds: list[int], heavy: list[bool], numbers: Sequence[int | None]) -> list[list[int]]:
+    """The kinds of six things before and after; the same where nothing asks for a change."""
+    before = _column(rng, kinds, heavy[0], numbers[0])
+    if numbers[0] == numbers[1] and heavy[0] == heavy[1]:
+        return [before, before]
+    return [before, _moved(before, _column(rng, kinds, heavy[1], numbers[1]))]
 
 
 def _column(rng: Random, kinds: list[int], heavy: bool, number: int | None) -> list[int]:

@@ -45,6 +45,12 @@ class Delivery(NamedTuple):
     broken: tuple[Broken, ...]
 
 
+class Refusal(NamedTuple):
+    """A user's error met in a loader process, carried as a value: raised there, torch would bury its one line in a traceback."""
+
+    reason: str
+
+
 class Collates(Protocol):
     def __call__(
         self,
@@ -57,7 +63,7 @@ class Collates(Protocol):
 
 
 @dataclass
-class Stream(Dataset[Delivery]):
+class Stream(Dataset["Delivery | Refusal"]):
     """The training data of one rank, micro-step by micro-step."""
 
     mixture: Mixture
@@ -81,7 +87,13 @@ class Stream(Dataset[Delivery]):
     def __len__(self) -> int:
         return self.steps * self.accumulate
 
-    def __getitem__(self, k: int) -> Delivery:
+    def __getitem__(self, k: int) -> Delivery | Refusal:
+        try:
+            return self.deliver(k)
+        except UserError as error:
+            return Refusal(str(error))
+
+    def deliver(self, k: int) -> Delivery:
         draw_N = self.draws_of(k)
         source_N, index_N = self.mixture.locate(draw_N)
         chance_NJ = self.draw.uniform("others", draw_N, self.negatives)
@@ -103,18 +115,9 @@ class Stream(Dataset[Delivery]):
         first = step * self.batch_size + (micro * self.ranks + self.rank) * share
         return np.arange(first, first + share)
 
-    def loader(self, start: int, workers: int, pin: bool = False) -> Iterator[Delivery]:
+    def loader(self, start: int, workers: int, pin: bool = False) -> Iterator[Delivery | Refusal]:
         """Items start, start + 1, ... in order."""
-        return iter(
-            DataLoader(
-                self,
-                batch_size=None,
-                sampler=range(start, len(self)),
-                num_workers=workers,
-                worker_init_fn=_leave_stopping_to_the_trainer,
-                pin_memory=pin,
-            )
-        )
+        return iter(_loader(self, range(start, len(self)), workers, pin))
 
     def _readable(self, reader: Reader, n: int, index: int, broken: list[Broken]) -> tuple[Sample, Pictures]:
         for attempt in range(SUBSTITUTES):
@@ -128,14 +131,14 @@ class Stream(Dataset[Delivery]):
 
     def _others(self, reader: Reader, sample: Sample, index: int, chance_J: NDArray[np.float64]) -> list[Sample]:
         """Samples of the same source, any but this one. A sample that brings false texts needs no single other to lend its own."""
-        if len(reader) < 2 or (self.negatives == 1 and sample.false_texts):
+        if len(reader) < 2 or (self.negatives == 1 and sample.false_texts and all(sample.false_texts)):
             return []
         other_J = (chance_J * (len(reader) - 1)).astype(np.int64)
         return [reader[int(other + (other >= index))] for other in other_J]
 
 
 @dataclass
-class InOrder(Dataset[Delivery]):
+class InOrder(Dataset["Delivery | Refusal"]):
     """A split for evaluation: every sample once, in the order of its file, with all its texts.
 
     A question whose picture cannot be read stays in the count: it is asked about a grey square, and named in `broken`.
@@ -151,29 +154,51 @@ class InOrder(Dataset[Delivery]):
     def __len__(self) -> int:
         return -(-len(self.reader) // self.batch_size)
 
-    def __getitem__(self, k: int) -> Delivery:
+    def __getitem__(self, k: int) -> Delivery | Refusal:
+        try:
+            return self.deliver(k)
+        except UserError as error:
+            return Refusal(str(error))
+
+    def deliver(self, k: int) -> Delivery:
         index_N = range(k * self.batch_size, min((k + 1) * self.batch_size, len(self.reader)))
         samples = [self.reader[index] for index in index_N]
-        pictures: list[Pictures] = []
-        broken = []
+        pictures, broken = [], []
+        decoded: dict[object, Pictures | BrokenPicture] = {}  # neighbours often ask about one picture
         for sample in samples:
-            try:
-                pictures.append(decode_sample(sample, self.image))
-            except BrokenPicture as error:
-                broken.append(_broken(sample, error))
-                pictures.append([np.full((self.image.short, self.image.short, 3), 128, np.uint8) for _ in sample.images])
+            place = (sample.images, bool(sample.boxes))
+            if place not in decoded:
+                decoded[place] = self._decode(sample)
+            its_pictures = decoded[place]
+            if isinstance(its_pictures, BrokenPicture):
+                broken.append(_broken(sample, its_pictures))
+                its_pictures = [np.full((self.image.short, self.image.short, 3), 128, np.uint8) for _ in sample.images]
+            pictures.append(its_pictures)
         batch = self.label(self.collate(samples, pictures, list(index_N), self.draw))
         return Delivery(batch, tuple(broken))
 
+    def _decode(self, sample: Sample) -> Pictures | BrokenPicture:
+        try:
+            return decode_sample(sample, self.image)
+        except BrokenPicture as error:
+            return error
+
     def loader(self, workers: int, pin: bool = False) -> Iterator[Delivery]:
-        return iter(
-            DataLoader(self, batch_size=None, num_workers=workers, worker_init_fn=_leave_stopping_to_the_trainer, pin_memory=pin)
-        )
+        for item in _loader(self, range(len(self)), workers, pin):
+            if isinstance(item, Refusal):
+                raise UserError(item.reason)
+            yield item
 
 
 def _broken(sample: Sample, error: BrokenPicture) -> Broken:
     paths = [str(image) for image in sample.images if isinstance(image, Path)]
     return Broken(sample.key, ", ".join(paths), str(error))
+
+
+def _loader(items: Dataset[Delivery | Refusal], which: range, workers: int, pin: bool) -> DataLoader[Delivery | Refusal]:
+    return DataLoader(
+        items, batch_size=None, sampler=which, num_workers=workers, worker_init_fn=_leave_stopping_to_the_trainer, pin_memory=pin
+    )
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:

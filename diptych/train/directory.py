@@ -11,6 +11,7 @@ dies, so there is no stale lock to remove, and unlike `flock` it is not inherite
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -32,14 +33,14 @@ _open_here: set[Path] = set()  # POSIX record locks do not keep a process from i
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Make the directory and hold it. A second run in it is refused."""
     with complaints(f"{out}: cannot be used as a run directory"):
         out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     place = out.resolve()
     try:
-        if place in _open_here or not _lock(descriptor):
+        if place in _open_here or not _lock(descriptor, tell):
             holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() if hasattr(os, "pread") else ""
             raise UserError(f"{out}: another process is training here{f' ({holder})' if holder else ''}; use another --out")
         _open_here.add(place)
@@ -53,7 +54,7 @@ def locked(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, tell: Callable[[str], None]) -> bool:
     try:
         if os.name == "nt":
             import msvcrt
@@ -63,9 +64,11 @@ def _lock(descriptor: int) -> bool:
             import fcntl
 
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        tell(f"this file system has no locks ({error.strerror}): see to it yourself that no second run uses the directory")
+    return True
 
 
 def claim(
@@ -77,13 +80,14 @@ def claim(
 ) -> tuple[dict[str, Any] | None, checkpoint.Checkpoint | None]:
     """Make `out` the directory of the run `asked` for: (its result if it is finished, the checkpoint to go on from)."""
     config, result = out / "config.json", out / "result.json"
-    saved = checkpoint.newest(out / "checkpoints", tell)
-    if result.exists() or saved is not None:  # otherwise nothing was learned here that could be lost
-        if resume == "never":
-            raise UserError(f"{out}: holds a run already; --resume auto goes on with it, or use another --out")
+    if resume == "never" and (result.exists() or (out / "checkpoints").exists()):
+        raise UserError(f"{out}: holds a run already; --resume auto goes on with it, or use another --out")
+    if result.exists():
         check_same(out, _read(config), asked)
-        if result.exists():
-            return _read(result), None
+        return _read(result), None
+    saved = checkpoint.newest(out / "checkpoints", tell)
+    if saved is not None:  # otherwise nothing was learned here that could be lost
+        check_same(out, _read(config), asked)
     step = saved.step if saved else 0
     with complaints(f"{out}: cannot be written"):
         for log in ("metrics.jsonl", "quarantine.jsonl", "skipped.jsonl"):

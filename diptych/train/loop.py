@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from diptych import checkpoint, dist
 from diptych.config import TrainConfig, UserError
 from diptych.contracts import Batch, Trainable
-from diptych.data.stream import Broken, Delivery, Stream
+from diptych.data.stream import Broken, Delivery, Refusal, Stream
 from diptych.train.log import Journal, Stopwatch, memory_gb
 from diptych.train.optim import Optimizers, freeze, schedule
 from diptych.train.quarantine import Quarantine
@@ -41,6 +41,12 @@ class Progress:
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # of training, over all sittings
     window: Sums = field(default_factory=dict)  # since the last record
+
+
+class Fetched(NamedTuple):
+    batches: list[Batch]
+    broken: list[Broken]
+    refusals: list[str]
 
 
 @dataclass
@@ -67,16 +73,16 @@ class Loop:
 
     def run(self) -> Progress:
         """Train from wherever `progress` stands to the last step. Raises `Interrupted` when asked to stop, after saving."""
-        deliveries = self.stream.loader(self.progress.step * self.train.accumulate, self.workers, self.device.type == "cuda")
+        items = self.stream.loader(self.progress.step * self.train.accumulate, self.workers, self.device.type == "cuda")
         self.watch = Stopwatch(self.progress.seconds)
         self._train_mode()
         with StopRequest() as request:
             while self.progress.step < self.train.steps:
-                batches = self.fetch(deliveries)
-                counts = self.announce(batches, request)
-                outcome = self.stepper(self.progress.step, batches, counts)
+                fetched = self.fetch(items)
+                counts = self.announce(fetched, request)
+                outcome = self.stepper(self.progress.step, fetched.batches, counts)
                 self.progress.step += 1
-                self.judge(outcome, batches)
+                self.judge(outcome, fetched.batches)
                 self.report(outcome)
                 if self._is_due(self.train.checkpoint_every):
                     self.measure()
@@ -84,21 +90,27 @@ class Loop:
                         self.save()
         return self.progress
 
-    def fetch(self, deliveries: Iterator[Delivery]) -> list[Batch]:
-        """The micro-batches of a step. Broken pictures are listed, and too many of them end the run."""
+    def fetch(self, items: Iterator[Delivery | Refusal]) -> Fetched:
+        """The micro-batches of a step, and what the loader has to say of them."""
         with self.watch.waiting():
-            fetched = [next(deliveries) for _ in range(self.train.accumulate)]
-        self.broken = [entry for delivery in fetched for entry in delivery.broken]
-        return [delivery.batch for delivery in fetched]
+            fetched = [next(items) for _ in range(self.train.accumulate)]
+        deliveries = [item for item in fetched if isinstance(item, Delivery)]
+        broken = [entry for delivery in deliveries for entry in delivery.broken]
+        refusals = [item.reason for item in fetched if isinstance(item, Refusal)]
+        return Fetched([delivery.batch for delivery in deliveries], broken, refusals)
 
-    def announce(self, batches: Sequence[Batch], request: StopRequest) -> dict[str, float]:
-        """What ranks must know of each other before a step: label counts, broken pictures, a wish to stop."""
-        counts = dist.add_counts(batch.counts for batch in batches)
-        everyone = dist.gather({"counts": counts, "broken": self.broken, "stop": request.signum})
-        for signum in (of_rank["stop"] for of_rank in everyone):
-            if signum is not None:
-                self.leave(signum)
+    def announce(self, fetched: Fetched, request: StopRequest) -> dict[str, float]:
+        """What ranks must know of each other before a step: label counts; broken pictures, refusals, a wish to stop."""
+        counts = dist.add_counts(batch.counts for batch in fetched.batches)
+        mine = {"counts": counts, "broken": fetched.broken, "refusals": fetched.refusals, "stop": request.signum}
+        everyone = dist.gather(mine)
+        for of_rank in everyone:
+            if of_rank["stop"] is not None:
+                self.leave(of_rank["stop"])
         self._quarantine([Broken(*entry) for of_rank in everyone for entry in of_rank["broken"]])
+        for of_rank in everyone:
+            if of_rank["refusals"]:
+                raise UserError(of_rank["refusals"][0])
         return dist.add_counts(of_rank["counts"] for of_rank in everyone)
 
     def judge(self, outcome: Outcome, batches: Sequence[Batch]) -> None:

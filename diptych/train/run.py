@@ -243,7 +243,7 @@ def _claim(
     """On the first rank lock the directory and find what is there; every rank learns (result if finished, checkpoint)."""
 
     def claim() -> tuple[Result | None, checkpoint.Checkpoint | None]:
-        held.enter_context(directory.locked(out))
+        held.enter_context(directory.locked(out, tell))
         return directory.claim(out, asked, tokenizer, resume, tell)
 
     finished, saved = dist.on_first(claim) or (None, None)

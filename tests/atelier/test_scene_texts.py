@@ -112,7 +112,9 @@ def test_entailment_follows_from_the_quarter_that_is_seen():
             assert where
             covered = ("top left", "top right", "bottom left", "bottom right")[scene.curtain]
             there = [s for s in checker.look(scene) if checker.quarter(s) == where[0]]
-            claim = re.sub(r"^there is (.*) in the .*$|^the thing in the .* is (.*)$", r"\1\2", row["sentence2"].lower().rstrip("."))
+            claim = re.sub(
+                r"^there is (.*) in the .*$|^the thing in the .* is (.*)$", r"\1\2", row["sentence2"].lower().rstrip(".")
+            )
             label = "neutral" if where[0] == covered else "entailment" if checker.matching(claim, there) else "contradiction"
             assert row["gold_label"] == label, (row, there)
             assert not any(checker.quarter(s) == covered for s in checker.look(scene))
