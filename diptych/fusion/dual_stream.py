@@ -71,12 +71,14 @@ class DualStream(nn.Module):
         self.image_layers = nn.ModuleList(StreamLayer(config, width) for _ in range(config.layers)) if config.image_stream else None
         self.text_norm = nn.LayerNorm(width, config.eps)
         self.image_final_norm = nn.LayerNorm(width, config.eps) if config.image_stream else None
-        for module in (*self.text_layers.modules(), *(self.image_layers or nn.ModuleList()).modules()):
+        modules = [*self.text_layers.modules(), *(self.image_layers or nn.ModuleList()).modules()]
+        for module in modules:
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=config.init_std, a=-2 * config.init_std, b=2 * config.init_std)
                 nn.init.zeros_(module.bias)
-            if isinstance(module, Look) and config.start == "match":
-                module.start_as_match()
+        if config.start == "match":  # only now, for a Look stands before the Linears inside it
+            for look in (module for module in modules if isinstance(module, Look)):
+                look.start_as_match()
         self.pooler = Pooler(width)
 
     def forward(self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor) -> Fused:

@@ -61,8 +61,11 @@ class Naming(nn.Module):
         attribute_count: Counter[str] = Counter()
         for reader in readers:
             for sample in (reader[i] for i in range(len(reader))):
-                name_count.update(names_of(sample) if config.unit == "picture" else [box.name for box in sample.boxes])
-                attribute_count.update(a for box in sample.boxes for a in box.attributes)
+                if config.unit == "picture":
+                    name_count.update(names_of(sample))
+                else:
+                    name_count.update(box.name for box in sample.boxes)
+                    attribute_count.update(a for box in sample.boxes for a in box.attributes)
         names = _most_frequent(name_count, config.most_names)
         if len(names) < 2:
             what = "boxes with names" if config.unit == "dense" else "pictures with names"
@@ -103,6 +106,8 @@ class Naming(nn.Module):
         assert batch.images is not None and batch.image_of_BN is not None
         things: list[Sequence[Box]] = [()] * len(batch.images.pixel_I3HW)
         for i, sample in zip(batch.image_of_BN[:, 0].tolist(), batch.samples, strict=True):
+            if i < 0:  # a text without a picture
+                continue
             things[i] = sample.boxes if self.config.unit == "dense" else [Box((0, 0, 0, 0), name) for name in names_of(sample)]
         most = max(1, *map(len, things))
         name_IR = torch.full((len(things), most), IGNORE)

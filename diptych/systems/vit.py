@@ -3,8 +3,9 @@
     picture -> linear patches + position -> [CLS_image, patch, patch, ...] -> Transformer (pre-norm) -> names            (naming)
 
 Two ways of supervision: `naming.unit="dense"` asks every patch under a box for its name and attributes; `"picture"` asks CLS_image
-for the picture's label, as ImageNet does. It is what ViLT starts from: a ViT with no words has learnt patches *and* blocks, so
-both are named as in ViLT (`image.`, `fusion.encoder.`) and go there together:
+what the picture shows, as ImageNet does: its label, or the names in it, or its text, whichever the data has first (a folder whose
+captions are class names will do). It is what ViLT starts from: a ViT has learnt patches *and* blocks, so both are named as in ViLT
+(`image.`, `fusion.encoder.`) and go there together, preset by preset:
 
     diptych pretrain vit --data scenes --out runs/vit
     diptych pretrain vilt --data scenes --init image=runs/vit --init fusion=runs/vit --out runs/vilt
@@ -14,6 +15,8 @@ both are named as in ViLT (`image.`, `fusion.encoder.`) and go there together:
     a picture has one label        or several: the mean of their losses
     JFT-300M, ImageNet-21k         the names and attributes of the training data
     224 px, square                 any size: positions are stretched to each picture's grid (image/patches.py)
+    7 x 7 positions at 224 px,     12 x 12 from the start, seen at 7 x 7 by pictures of 224 px
+      stretched for 384 px
 """
 
 from __future__ import annotations
@@ -99,7 +102,7 @@ def small() -> Recipe:
 def paper() -> Recipe:
     """ViT-B/32 on ImageNet-1k as a data set of labelled pictures; 300 epochs of batch 4096 with Adam (their Table 3)."""
     return Recipe(
-        system=ViT.Config(image=Patches.Config(patch=32, grid=7)),
+        system=ViT.Config(image=Patches.Config(patch=32, grid=12)),
         data=DataConfig(image=ImageConfig(short=224, long=224, multiple=32, augment="flip"), workers=8),
         train=TrainConfig(
             steps=93_000, batch_size=4096, lr=3e-3, warmup=0.1, schedule="cosine", betas=(0.9, 0.999), weight_decay=0.3
