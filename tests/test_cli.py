@@ -90,7 +90,7 @@ def test_it_is_a_module_too():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("pretrain vlit:tiny", "unknown system 'vlit'; did you mean 'vilt'?"),
+        ("pretrain vilq:tiny", "unknown system 'vilq'; did you mean 'vilt'?"),
         ("pretrain vilt:tinny", "vilt has no preset 'tinny'; did you mean 'tiny'?"),
         ("pretrain my_lab.my_system:tiny", "system my_lab.my_system: cannot be imported"),
         ("pretrain vilt:tiny --set train.lrr=1", "--set train.lrr=1: unknown key 'train.lrr'; did you mean 'lr'?"),

@@ -9,16 +9,42 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from diptych.config import UserError, nearest
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+HASHED = {"train": 90, "val": 5, "test": 5}  # the splits that `hashed_split` makes, in percent
 _CHUNK = 1 << 20
+
+
+class NoSplit(UserError):
+    """A split that a data set does not have, and those it has."""
+
+    def __init__(self, said: str, splits: Sequence[str]):
+        super().__init__(said)
+        self.splits = splits
+
+
+class Problem(NamedTuple):
+    """One thing amiss in a data set."""
+
+    kind: str  # in the plural: "captions without a picture"
+    said: str  # begins with the place: file:line, or a path
+    is_fatal: bool = True
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise the first fatal problem, if there is one, and count the others."""
+    fatal = [problem for problem in problems if problem.is_fatal]
+    if fatal:
+        more = f" (and {len(fatal) - 1} more; `diptych data check` lists them)" if len(fatal) > 1 else ""
+        raise UserError(fatal[0].said + more)
 
 
 def first_of(root: Path, candidates: Iterable[str]) -> Path | None:
@@ -56,9 +82,36 @@ def _listing(folder: Path) -> str:
     return f" there: {shown or 'nothing'}"
 
 
-def no_split(data_set: str, split: str, splits: Iterable[str], root: Path) -> UserError:
+def no_split(data_set: str, split: str, splits: Iterable[str], root: Path) -> NoSplit:
     splits = list(dict.fromkeys(splits))
-    return UserError(f"{data_set} in {root} has no split '{split}'{nearest(split, splits)}")
+    return NoSplit(f"{data_set} in {root} has no split '{split}'{nearest(split, splits)}", splits)
+
+
+def empty_split(data_set: str, split: str, splits: Iterable[str], root: Path, pictures: int) -> NoSplit:
+    """A hashed split that few pictures left empty, and what to do."""
+    said = f"a hash gives it {HASHED[split]} % of the pictures, and there are {pictures}"
+    cure = "say in a 'split' field of every line what goes where, or use 'all'"
+    return NoSplit(f"{data_set} in {root} have nothing in split '{split}': {said}; {cure}", list(splits))
+
+
+def relative(name: str) -> str:
+    """A path as written in a table, the same whatever the machine that wrote it: a hashed split depends on it."""
+    return PurePosixPath(name.strip().replace("\\", "/")).as_posix()
+
+
+def absent(root: Path, names: Iterable[str]) -> set[str]:
+    """Those of many relative paths that are no files. Folders are listed once: asking file by file takes minutes over a network."""
+    listed: dict[str, set[str]] = {}
+    gone = set()
+    for name in names:
+        folder, _, last = f"{root}/{name}".rpartition("/")
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if (
+            last not in listed[folder] and not (root / name).is_file()
+        ):  # the second for absolute paths and "..", or where case is lost
+            gone.add(name)
+    return gone
 
 
 def hashed_split(key: str) -> str:
@@ -161,47 +214,55 @@ class _Window:
         return UserError(f"{self.path}:{self.lines + self.text.count(chr(10), 0, self.at)}: broken JSON ({why})")
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a jsonl file; empty lines are skipped."""
-    for number, line in text_lines(path):
+def json_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a jsonl file. Empty lines are skipped; broken ones become problems."""
+    for number, line in text_lines(path, problems):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: broken JSON ({error.msg}, column {error.colno})") from None
-        if not isinstance(value, dict):
-            raise UserError(f"{path}:{number}: an object {{...}} expected, found {type(value).__name__}")
-        yield number, value
-
-
-def table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, column -> field) of a csv or tsv file with a header line."""
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    rows = csv.reader(
-        (line for _, line in text_lines(path)), delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else 0
-    )
-    header = next(rows, None)
-    if header is None:
-        raise UserError(f"{path}: empty; a header line such as image{delimiter}caption is expected")
-    names = [name.strip() for name in header]
-    for fields in rows:
-        if not fields:
+            problems.append(Problem("broken lines", f"{path}:{number}: broken JSON ({error.msg}, column {error.colno})"))
             continue
-        if len(fields) != len(names):
-            raise UserError(f"{path}:{rows.line_num}: {len(fields)} fields, the header has {len(names)} ({', '.join(names)})")
-        yield rows.line_num, dict(zip(names, fields, strict=True))
+        if isinstance(value, dict):
+            yield number, value
+        else:
+            problems.append(Problem("broken lines", f"{path}:{number}: an object {{...}} expected, found {json.dumps(value)[:40]}"))
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, line) of a UTF-8 file, byte order mark or not."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        number = 0
-        try:
-            for number, line in enumerate(file, 1):
-                yield number, line
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{number + 1}: not a text in UTF-8 ({error.reason})") from None
+def table(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, column -> field) of a csv or tsv file with a header line. Lines of another length become problems."""
+    lines = (line for _, line in text_lines(path, problems))
+    first = next(lines, "")
+    delimiter = "\t" if path.suffix == ".tsv" else ";" if ";" in first and "," not in first else ","  # ";": Excel in half of Europe
+    names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # strict: an open quote swallows all that follows
+    try:
+        for fields in rows:
+            place = 1 + rows.line_num
+            if len(fields) == len(names):
+                yield place, dict(zip(names, fields, strict=True))
+            elif fields:
+                said = f"{path}:{place}: {len(fields)} fields, the header has {len(names)} ({', '.join(names)})"
+                problems.append(Problem("broken lines", said))
+    except csv.Error as error:
+        problems.append(Problem("broken lines", f"{path}:{1 + rows.line_num}: {error}; the rest of the file was not read"))
+
+
+def text_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
+    """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding becomes a problem."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                problems.append(Problem("broken lines", f"{path}:{number}: not a text in UTF-8 ({error.reason})"))
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not empty."""
+    return next((line for _, line in text_lines(path, []) if line.strip()), "")
 
 
 def example_pictures(folder: Path, names: Iterable[str]) -> None:

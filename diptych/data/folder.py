@@ -5,38 +5,41 @@
     DIR/captions.tsv        image<TAB>caption
     DIR/tom.jpg, tom.txt    without a table: tom.txt describes tom.jpg, one caption a line; subfolders too
 
-Paths are relative to DIR. metadata.jsonl or .csv with file_name and text (Hugging Face's imagefolder) works too. A picture may
-come on several lines. Further columns: "split" (then on every line), "language" (a code such as de; default en), "group" (pictures that belong
-together, for intervals).
+Paths are relative to DIR; a table of another name is given as a path itself. metadata.jsonl or .csv with file_name and text
+(Hugging Face's imagefolder) works too. A picture may come on several lines. Further columns: "split" (then on every line),
+"language" (a code such as de; default en), "group" (pictures that belong together: they share a split, and a draw of intervals).
 
-Without a split column, a hash of the picture's path puts 90 % into train, 5 % into val and 5 % into test, the same ones on every
-machine; adding pictures moves none. Split "all" is everything. Every picture that is named must be there, and beside a text file
-layout every picture needs its text: `diptych data check` lists all that is amiss at once.
+Without a split column, a hash of the group, or else of the picture's path, puts 90 % into train, 5 % into val and 5 % into test,
+the same ones on every machine; adding pictures moves none. Split "all" is everything. Every picture that a table names must be
+there, and without a table every picture needs its text: `diptych data check` lists all that is amiss at once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from diptych.config import UserError, nearest
 from diptych.contracts import Sample
 from diptych.data import files
+from diptych.data.files import Problem
 
-_NAME = "The folder"
-_TABLES = [f"{name}.{kind}" for name in ("captions", "metadata") for kind in ("jsonl", "csv", "tsv")]
+_NAME = "The pictures"
+_KINDS = (".jsonl", ".csv", ".tsv")
+_TABLES = [f"{name}{kind}" for name in ("captions", "metadata") for kind in _KINDS]
 _IMAGE = ("image", "file_name", "filename", "file", "path")
 _CAPTION = ("caption", "text", "captions", "texts")
-_SPLITS = ("train", "val", "test")
+_GLANCE = 10_000  # files looked at before a folder is held to have no texts beside its pictures
 
 
-class Line(NamedTuple):
-    """What one place of the folder says of one picture."""
+class _Line(NamedTuple):
+    """What one place says of one picture."""
 
-    where: str  # file:line, for errors
+    where: str  # file:line
     image: str  # relative to the folder
     captions: tuple[str, ...]
     split: str
@@ -50,42 +53,47 @@ class Folder:
 
     @staticmethod
     def recognises(root: Path) -> bool:
-        """Also a folder of bare pictures, so that the error says what to add."""
+        """Also a folder of nothing but pictures, so that the error says what to add."""
+        if root.is_file():
+            return root.suffix in _KINDS and '"question"' not in files.first_line(root)
         if not root.is_dir():
             return False
-        return _table(root) is not None or any(_is_picture(path) for path in root.iterdir()) or any(_beside(root))
+        return _table(root) is not None or _is_bare(root) or any(_beside(islice(root.rglob("*"), _GLANCE)))
 
     @classmethod
     def open(cls, root: Path, split: str, limit: int | None = None) -> Folder:
-        if not root.is_dir():
-            raise UserError(f"no folder {root}")
-        return cls(root, split, limit)
-
-    def __init__(self, root: Path, split: str, limit: int | None):
-        self._root, self._settings = root, (split, limit)
-        found = list(lines(root))
-        _complain(root, found)
-        has_splits = any(line.split for line in found)
-        wanted = [line for line in found if split in ("all", line.split if has_splits else files.hashed_split(line.image))]
+        lines, problems = _read(root)
+        files.refuse(problems)
+        wanted = [line for line in lines if split in ("all", _split(line))]
         if not wanted:
-            if has_splits or split not in _SPLITS:
-                raise files.no_split(
-                    _NAME, split, sorted({line.split for line in found} if has_splits else {*_SPLITS, "all"}), root
-                )
-            raise UserError(
-                f"split '{split}' of {root} is empty: it takes a hashed 5 % of {len(found)} pictures; name splits in a 'split' column, or use 'all'"
-            )
-        self._samples: list[Sample] = []
-        by_picture: dict[tuple[str, str], list[Line]] = {}
-        for line in wanted:
+            splits = [*dict.fromkeys(_split(line) for line in lines), "all"]
+            if split in files.HASHED and not lines[0].split:
+                raise files.empty_split(_NAME, split, splits, root, len({line.image for line in lines}))
+            raise files.no_split(_NAME, split, splits, root)
+        return cls(root, split, limit, wanted)
+
+    @classmethod
+    def survey(cls, root: Path) -> tuple[dict[str, Folder], list[Problem]]:
+        """Every split as far as it can be read, and all that is amiss: what `open` stops at, and pictures that are not used."""
+        lines, problems = _read(root)
+        by_split: dict[str, list[_Line]] = {}
+        for line in lines:
+            by_split.setdefault(_split(line), []).append(line)
+        return {split: cls(root, split, None, its) for split, its in by_split.items()}, problems + _unused(root, lines)
+
+    def __init__(self, root: Path, split: str, limit: int | None, lines: Sequence[_Line]):
+        self._table, self._settings = _table(root), (split, limit)
+        folder = root if root.is_dir() else root.parent
+        by_picture: dict[tuple[str, str], list[_Line]] = {}
+        for line in lines:
             by_picture.setdefault((line.image, line.language), []).append(line)
-        languages = {image: sum(other == image for other, _ in by_picture) for image, _ in by_picture}
-        for (image, language), said in by_picture.items():
-            key = image if languages[image] == 1 else f"{image}@{language}"
+        seen: set[str] = set()
+        self._samples: list[Sample] = []
+        for (image, language), said in islice(by_picture.items(), limit):
+            key = f"{image}@{language}" if image in seen else image
+            seen.add(image)
             texts = tuple(dict.fromkeys(caption for line in said for caption in line.captions))
-            self._samples.append(Sample(key, images=(root / image,), texts=texts, language=language, group=said[0].group or image))
-            if len(self._samples) == limit:
-                break
+            self._samples.append(Sample(key, (folder / image,), texts, language=language, group=said[0].group or image))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -95,97 +103,128 @@ class Folder:
 
     @cached_property
     def fingerprint(self) -> str:
-        table = _table(self._root)
-        if table:
-            return files.digest([table], *self._settings)
-        said = [(sample.key, sample.texts) for sample in self._samples]
-        return files.digest([], said, *self._settings)
+        if self._table:
+            return files.digest([self._table], *self._settings)
+        return files.digest([], [(sample.key, sample.texts) for sample in self._samples], *self._settings)
 
 
-def lines(root: Path) -> Iterator[Line]:
-    """Everything the folder says, in order; raises on what can't be read, not yet on missing pictures."""
+# ------------------------------------------------------------------------------------------------- reading the folder
+
+
+def _read(root: Path) -> tuple[list[_Line], list[Problem]]:
+    """What the folder says of pictures that are there, in order, and everything that keeps it from being used as it is."""
     table = _table(root)
-    if table is None:
-        for path in sorted(_beside(root)):
-            captions = tuple(line.strip() for _, line in files.text_lines(path.with_suffix(".txt")) if line.strip())
-            yield Line(str(path.with_suffix(".txt")), path.relative_to(root).as_posix(), captions, "", "en", "")
-        return
-    rows = files.json_lines(table) if table.suffix == ".jsonl" else files.table(table)
+    folder = root if root.is_dir() else root.parent
+    problems: list[Problem] = []
+    if table is not None:
+        lines = list(_of_table(table, problems))
+        if not lines and not problems:
+            problems.append(Problem("empty tables", f"{table} is empty: one line for each picture is expected"))
+    elif root.is_dir():
+        lines = list(_of_texts(root, problems))
+    else:
+        raise UserError(f"{root}: no such folder, nor a {', '.join(_KINDS)}")
+    silent = {line.where for line in lines if not line.captions}
+    problems += [Problem("pictures without caption", f"{x.where}: no caption for {x.image}") for x in lines if x.where in silent]
+    gone = files.absent(folder, dict.fromkeys(line.image for line in lines))
+    problems += [
+        Problem("captions without a picture", f"{line.where}: no picture {folder / line.image}")
+        for line in lines
+        if line.image in gone
+    ]
+    if any(line.split for line in lines):
+        problems += [
+            Problem("lines without a split", f"{line.where}: no split for {line.image}, while other lines have one")
+            for line in lines
+            if not line.split
+        ]
+    return [line for line in lines if line.where not in silent and line.image not in gone], problems
+
+
+def _of_table(table: Path, problems: list[Problem]) -> Iterator[_Line]:
+    rows = files.json_lines(table, problems) if table.suffix == ".jsonl" else files.table(table, problems)
     for number, row in rows:
-        yield _line(f"{table}:{number}", row)
+        try:
+            yield _line(f"{table}:{number}", row)
+        except UserError as error:
+            problems.append(Problem("broken lines", str(error)))
 
 
-def pictures(root: Path) -> list[str]:
-    """Every picture in the folder, by its path from there."""
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if _is_picture(path))
+def _of_texts(root: Path, problems: list[Problem]) -> Iterator[_Line]:
+    pictures = _pictures(root)
+    told = [path for path in pictures if path.with_suffix(".txt").is_file()]
+    for path in told:
+        text = path.with_suffix(".txt")
+        captions = tuple(caption for _, line in files.text_lines(text, problems) if (caption := line.strip()))
+        yield _Line(str(text), path.relative_to(root).as_posix(), captions, "", "en", "")
+    if not pictures:
+        problems.append(Problem("empty folders", f"{root} has neither pictures nor captions"))
+    elif not told:
+        hint = f"add captions.jsonl (or .csv, .tsv), or {pictures[0].with_suffix('.txt').name} and so on"
+        problems.append(Problem("pictures without caption", f"{root}: found {len(pictures)} pictures but no captions; {hint}"))
+    else:
+        problems += [
+            Problem("pictures without caption", f"{path}: no {path.with_suffix('.txt').name} beside it")
+            for path in sorted(set(pictures) - set(told))
+        ]
 
 
-def _line(where: str, row: dict[str, Any]) -> Line:
+def _line(where: str, row: Mapping[str, Any]) -> _Line:
     def field(names: tuple[str, ...]) -> Any:
         name = next((name for name in names if name in row), None)
         if name is None:
-            raise UserError(f"{where}: no '{names[0]}' here (found: {', '.join(row)}){nearest_of(names[0], row)}")
+            raise UserError(f"{where}: no '{names[0]}' here{nearest(names[0], row)}".replace("valid:", "found:"))
         return row[name]
 
     image, said = field(_IMAGE), field(_CAPTION)
     if not isinstance(image, str) or not image.strip():
-        raise UserError(f"{where}: 'image' must be the path of a picture, found {image!r}")
+        raise UserError(f"{where}: 'image' must be the path of a picture, not {json.dumps(image)}")
     captions = [said] if isinstance(said, str) else said
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise UserError(f"{where}: the caption of {image} must be a text or a list of texts, found {said!r}")
-    captions = tuple(stripped for caption in captions if (stripped := caption.strip()))
-    others = [str(row.get(name) or "").strip() for name in ("split", "language", "group")]
-    return Line(where, image.strip(), captions, others[0], others[1] or "en", others[2])
+        raise UserError(f"{where}: the caption of {image} must be a text or a list of texts, not {json.dumps(said)}")
+    split, language, group = (str(row.get(name) or "").strip() for name in ("split", "language", "group"))
+    texts = tuple(text for caption in captions if (text := caption.strip()))
+    return _Line(where, files.relative(image), texts, split, language or "en", group)
 
 
-def nearest_of(name: str, row: dict[str, Any]) -> str:
-    """A hint where one of the columns looks like the missing one."""
-    hint = nearest(name, row)
-    return hint if "did you mean" in hint else ""
+def _unused(root: Path, lines: Sequence[_Line]) -> list[Problem]:
+    """Pictures that the table does not name, or texts beside no picture: no harm, but seldom meant."""
+    if not root.is_dir():
+        return []
+    if _table(root):
+        named = {line.image for line in lines}
+        extra = [path for path in _pictures(root) if path.relative_to(root).as_posix() not in named]
+        return [Problem("pictures without caption", f"{path}: not in {_table(root)}", is_fatal=False) for path in extra]
+    pictures = {path.with_suffix("") for path in _pictures(root)}
+    alone = sorted(path for path in root.rglob("*.txt") if path.with_suffix("") not in pictures)
+    return [Problem("captions without a picture", f"{path}: no picture of this name", is_fatal=False) for path in alone]
 
 
-def _complain(root: Path, found: list[Line]) -> None:
-    """One line about what is missing, or nothing."""
-    if not found:
-        table = _table(root)
-        if table:
-            raise UserError(f"{table} is empty: one line for each picture is expected")
-        there = pictures(root)
-        if there:
-            hint = f"add captions.jsonl (or .csv, .tsv), or {Path(there[0]).with_suffix('.txt')} and so on"
-            raise UserError(f"{root} has {len(there)} pictures but no captions: {hint}")
-        raise UserError(f"{root} has neither pictures nor captions")
-    silent = [line for line in found if not line.captions]
-    if silent:
-        raise UserError(f"{silent[0].where}: no caption for {silent[0].image}{_more(silent)}")
-    absent = [line for line in found if not (root / line.image).is_file()]
-    if absent:
-        raise UserError(f"{absent[0].where}: no picture {root / absent[0].image}{_more(absent)}")
-    unsplit = [line for line in found if not line.split]
-    if unsplit and len(unsplit) < len(found):
-        raise UserError(f"{unsplit[0].where}: no split for {unsplit[0].image}, while other lines have one{_more(unsplit)}")
-    if _table(root) is None and (bare := sorted(set(pictures(root)) - {line.image for line in found})):
-        more = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
-        raise UserError(
-            f"{root / bare[0]} has no caption: {Path(bare[0]).with_suffix('.txt').name} is missing{more}; or list the pictures to use in captions.jsonl"
-        )
-
-
-def _more(lines: list[Line]) -> str:
-    return f" (and {len(lines) - 1} more; `diptych data check` lists them)" if len(lines) > 1 else ""
+def _split(line: _Line) -> str:
+    return line.split or files.hashed_split(line.group or line.image)
 
 
 def _table(root: Path) -> Path | None:
-    return files.first_of(root, _TABLES)
+    return root if root.is_file() else files.first_of(root, _TABLES)
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in files.PICTURES
+    return path.suffix.lower() in files.PICTURES and not path.name.startswith(".")
 
 
-def _beside(root: Path) -> Iterator[Path]:
+def _is_bare(root: Path) -> bool:
+    """Pictures, and nothing that could be about them."""
+    there = [path for path in islice(root.iterdir(), _GLANCE) if not path.is_dir() and not path.name.startswith(".")]
+    return bool(there) and all(_is_picture(path) for path in there)
+
+
+def _pictures(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if _is_picture(path))
+
+
+def _beside(paths: Iterator[Path]) -> Iterator[Path]:
     """Pictures that have a text file beside them."""
-    return (path for path in root.rglob("*") if _is_picture(path) and path.with_suffix(".txt").is_file())
+    return (path for path in paths if _is_picture(path) and path.with_suffix(".txt").is_file())
 
 
 def example(root: Path) -> None:

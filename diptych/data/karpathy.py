@@ -1,9 +1,10 @@
 """Karpathy's splits of COCO, Flickr30k and Flickr8k, the ones retrieval and captioning papers report (Karpathy and Fei-Fei, 2015).
 
-Licence: the captions are COCO's (CC-BY 4.0) and Flickr30k's; pictures under the Flickr terms of their owners. Get
-dataset_coco.json, dataset_flickr30k.json, dataset_flickr8k.json (caption_datasets.zip of cs.stanford.edu/people/karpathy/deepimagesent)
-and the pictures. COCO: 113,287 train (82,783 and 30,504 "restval" of val2014, which papers join), 5,000 val, 5,000 test. Flickr30k:
-29,000 / 1,014 / 1,000. Five captions each, a few of COCO's 6 or 7: val and test keep the first five, as papers do.
+Licence: the captions are COCO's (CC-BY 4.0) and Flickr30k's; pictures under the Flickr terms of their owners. Get the pictures and
+dataset_coco.json, dataset_flickr30k.json or dataset_flickr8k.json, in caption_datasets.zip of
+cs.stanford.edu/people/karpathy/deepimagesent. COCO: 113,287 train (82,783 and the 30,504 "restval" of val2014, which papers join),
+5,000 val, 5,000 test. Flickr30k: 29,000 / 1,014 / 1,000. Five captions each, a few of COCO's 6 or 7: val and test keep the first
+five, as papers do.
 
     DIR/dataset_coco.json               DIR/dataset_flickr30k.json
     DIR/val2014/COCO_val2014_....jpg    DIR/flickr30k-images/1000092795.jpg  (or images/, flickr30k_images/, Images/)
@@ -15,14 +16,13 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diptych.config import UserError
 from diptych.contracts import Sample
 from diptych.data import files
 
 _NAME = "Karpathy's splits"
-_SPLIT = {"restval": "train"}
 _PROTOCOL = 5  # captions of a picture in val and test
 
 
@@ -52,13 +52,12 @@ class Karpathy:
         self._pictures: list[_Picture] = []
         splits = set()
         for image in files.elements(table, "images"):
-            its_split = _SPLIT.get(image["split"], image["split"])
+            its_split, picture = _picture(table, image)
             splits.add(its_split)
-            if its_split == split and len(self._pictures) != limit:
-                texts = tuple(text for sentence in image["sentences"] if (text := sentence["raw"].strip()))
-                path = f"{image['filepath']}/{image['filename']}" if "filepath" in image else image["filename"]
-                key = str(image.get("cocoid", image["filename"]))
-                self._pictures.append(_Picture(key, path, texts if split == "train" else texts[:_PROTOCOL]))
+            if its_split == split and picture.texts:
+                self._pictures.append(picture)
+                if len(self._pictures) == limit:
+                    break
         if not self._pictures:
             raise files.no_split(_NAME, split, sorted(splits), root)
         places = ("", "images", "Images", "flickr30k-images", "flickr30k_images", "flickr8k-images")
@@ -80,8 +79,20 @@ def _tables(root: Path) -> list[Path]:
     return [path for name in ("coco", "flickr30k", "flickr8k") if (path := root / f"dataset_{name}.json").is_file()]
 
 
+def _picture(table: Path, image: Any) -> tuple[str, _Picture]:
+    """(split, picture) of one entry."""
+    try:
+        split = "train" if image["split"] == "restval" else image["split"]
+        texts = tuple(text for sentence in image["sentences"] if (text := sentence["raw"].strip()))
+        path = f"{image['filepath']}/{image['filename']}" if "filepath" in image else image["filename"]
+        key = str(image.get("cocoid", image["filename"]))
+    except (KeyError, TypeError):
+        raise UserError(f"{table}: an entry without split, filename or sentences: not Karpathy's layout") from None
+    return split, _Picture(key, path, texts if split == "train" else texts[:_PROTOCOL])
+
+
 def example(root: Path) -> None:
-    """Four pictures of COCO in the published layout: two of train, one of them "restval", and two of test... all told as train."""
+    """Four training pictures of COCO in the published layout, two of them "restval"; six captions each."""
     images = []
     for n, split in enumerate(("train", "restval", "train", "restval")):
         folder = "train2014" if split == "train" else "val2014"
