@@ -28,19 +28,19 @@ from torch import Tensor, nn
 from diptych import config
 from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
-from diptych.nn.attention import Attention, multi_head
+from diptych.nn.attention import Attention, is_recording, multi_head
 from diptych.nn.head import Pooler
+from diptych.nn.packing import Seats
 from diptych.nn.place import Place
 from diptych.nn.transformer import FeedForward, initialise
 
 
 class Source(NamedTuple):
-    """What is looked at, S sequences for B rows."""
+    """What is looked at: S sequences of V tokens."""
 
     key_SVD: Tensor
     value_SVD: Tensor
-    mask_BV: Tensor
-    of_B: Tensor | None = None  # which of the S each row looks at; None: S = B, each its own
+    mask_SV: Tensor
 
 
 class DualStream(nn.Module):
@@ -81,7 +81,10 @@ class DualStream(nn.Module):
                 look.start_as_match()
         self.pooler = Pooler(width)
 
-    def forward(self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor) -> Fused:
+    def forward(
+        self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor, read_BT: Tensor | None = None
+    ) -> Fused:
+        """`read_BT`: the text positions whose states are wanted, beside [CLS]; the last layer is computed for those alone."""
         pictures = image_of_BN.shape[1]
         if pictures > self.config.pictures:
             raise ValueError(
@@ -91,17 +94,24 @@ class DualStream(nn.Module):
         rows = of_rows(visual, image_of_BN)
         image_BVD = rows.token_BVD if self.slot is None else rows.token_BVD + self.slot(rows.slot_BV)
         place_BVD = 0 if self.place is None else self.place(rows.box_BV4)
-        source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
-        if self.image_layers is None and pictures == 1:  # the same, shared by the rows of a picture
+        text, image = Seats.of_mask(text_mask_BT), Seats.of_mask(rows.mask_BV)
+        text_PD, image_QD = text.rise(text_BTD), image.rise(image_BVD)
+        source, looking = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV), text
+        if self.image_layers is None and pictures == 1 and bool((image_of_BN >= 0).all()) and not is_recording():
+            # nothing changes the picture, so its rows share it; what is recorded is told row by row
             place_IVD = 0 if self.place is None else self.place(visual.box_IV4)
-            source = Source(visual.token_IVD, visual.token_IVD + place_IVD, rows.mask_BV, image_of_BN[:, 0].clamp(min=0))
-        for n, text_layer in enumerate(self.text_layers):
-            before_BTD = text_BTD
-            text_BTD = text_layer(text_BTD, text_mask_BT, source)
-            if self.image_layers is not None:
-                image_BVD = self.image_layers[n](image_BVD, rows.mask_BV, Source(before_BTD, before_BTD, text_mask_BT))
+            source = Source(visual.token_IVD, visual.token_IVD + place_IVD, visual.mask_IV)
+            looking = Seats.of_bench(image_of_BN[text.bench_P, 0], len(visual.mask_IV))
+        read_R = None if read_BT is None else text.places(read_BT)
+        last = len(self.text_layers) - 1
+        for n, layer in enumerate(self.text_layers):
+            words_BTD = None if self.image_layers is None else text.seat(text_PD)
+            text_PD = layer(text_PD, text, source, looking, read_R if n == last else None)
+            if self.image_layers is not None and words_BTD is not None:
+                image_QD = self.image_layers[n](image_QD, image, Source(words_BTD, words_BTD, text_mask_BT), image)
+                image_BVD = image.seat(image_QD)
                 source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
-        text_BTD = self.text_norm(text_BTD)
+        text_BTD = (text if read_R is None else text.only(read_R)).seat(self.text_norm(text_PD))
         if self.image_final_norm is not None:
             image_BVD = self.image_final_norm(image_BVD)
         return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, self.pooler(text_BTD))
@@ -120,14 +130,21 @@ class StreamLayer(nn.Module):
         self.ffn = FeedForward(width, int(width * config.ffn_ratio))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor, source: Source) -> Tensor:
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), mask_BT))
-        x_BTD = x_BTD + self.dropout(self.look(self.look_norm(x_BTD), source))
-        return x_BTD + self.dropout(self.ffn(self.ffn_norm(x_BTD)))
+    def forward(self, x_PD: Tensor, own: Seats, source: Source, looking: Seats, read_R: Tensor | None = None) -> Tensor:
+        """Packed tokens that sit on `own` benches among themselves and on `looking` ones before the source.
+
+        [R, D] of the tokens that `read_R` names, or [P, D] of all.
+        """
+        seen_RD = self.attention.packed(self.attention_norm(x_PD), own, read_R)
+        if read_R is not None:
+            x_PD, looking = x_PD[read_R], looking.some(read_R)
+        x_PD = x_PD + self.dropout(seen_RD)
+        x_PD = x_PD + self.dropout(self.look(self.look_norm(x_PD), source, looking))
+        return x_PD + self.dropout(self.ffn(self.ffn_norm(x_PD)))
 
 
 class Look(nn.Module):
-    """Attention to the other stream. Keys and values are projected once a source and gathered for the rows that share it."""
+    """Attention of packed tokens to the other stream: all tokens that look at one thing do so together."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -145,9 +162,7 @@ class Look(nn.Module):
             nn.init.orthogonal_(self.value.weight)
             self.out.weight.copy_(self.value.weight.T)
 
-    def forward(self, x_BTD: Tensor, source: Source) -> Tensor:
-        key_BVD, value_BVD = self.key(source.key_SVD), self.value(source.value_SVD)
-        if source.of_B is not None:
-            key_BVD, value_BVD = key_BVD[source.of_B], value_BVD[source.of_B]
+    def forward(self, x_PD: Tensor, source: Source, looking: Seats) -> Tensor:
+        query_SND, key_SVD, value_SVD = looking.seat(self.query(x_PD)), self.key(source.key_SVD), self.value(source.value_SVD)
         dropout = self.dropout if self.training else 0.0
-        return self.out(multi_head(self, self.heads, self.query(x_BTD), key_BVD, value_BVD, source.mask_BV, dropout))
+        return self.out(looking.rise(multi_head(self, self.heads, query_SND, key_SVD, value_SVD, source.mask_SV, dropout)))

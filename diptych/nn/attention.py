@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.config import UserError
+from diptych.nn.packing import Seats
 
 
 class Seen(NamedTuple):
@@ -41,6 +42,10 @@ def record() -> Iterator[list[Seen]]:
         yield seen
     finally:
         _recording.reset(token)
+
+
+def is_recording() -> bool:
+    return _recording.get() is not None
 
 
 def probabilities(q_BHTC: Tensor, k_BHSC: Tensor, mask: Tensor | None) -> Tensor:
@@ -107,3 +112,14 @@ class Attention(nn.Module):
             k, v = F.linear(source_BSD, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, -1)
             mask = source_mask_BS
         return self.out(multi_head(self, self.heads, q, k, v, mask, self.dropout if self.training else 0.0))
+
+    def packed(self, x_PD: Tensor, seats: Seats, read_R: Tensor | None = None) -> Tensor:
+        """Self-attention of packed tokens among those on their bench: [R, D] of the tokens that `read_R` names, or [P, D] of all."""
+        dropout = self.dropout if self.training else 0.0
+        if read_R is None:
+            q, k, v = seats.seat(self.qkv(x_PD)).chunk(3, -1)
+            return self.out(seats.rise(multi_head(self, self.heads, q, k, v, seats.mask_SN, dropout)))
+        width, asking = x_PD.shape[-1], seats.some(read_R)
+        k, v = seats.seat(F.linear(x_PD, self.qkv.weight[width:], self.qkv.bias[width:])).chunk(2, -1)
+        q = asking.seat(F.linear(x_PD[read_R], self.qkv.weight[:width], self.qkv.bias[:width]))
+        return self.out(asking.rise(multi_head(self, self.heads, q, k, v, seats.mask_SN, dropout)))

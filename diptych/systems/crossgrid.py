@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diptych import config
 from diptych.config import DataConfig, ImageConfig, Recipe, TrainConfig
-from diptych.contracts import Batch, Fused, LossTerm, System, Tokenizer, Visual
+from diptych.contracts import IGNORE, Batch, Fused, LossTerm, System, Tokenizer, Visual
 from diptych.draw import Draw
 from diptych.fusion.dual_stream import DualStream
 from diptych.fusion.single_stream import SingleStream
@@ -67,13 +67,13 @@ class CrossGrid(System):
         assert batch.images is not None
         return self.image(batch.images)
 
-    def fuse(self, batch: Batch, visual: Visual | None = None) -> Fused:
+    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
         assert batch.image_of_BN is not None
         text_BTD = self.text(batch.text_BT, batch.segment_BT)
-        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        fused = self.fuse(batch)
+        fused = self.fuse(batch, read_BT=batch.labels["mlm"] != IGNORE)
         return {"mlm": self.mlm(fused, batch, self.text.word.weight), "itm": self.itm(fused, batch)}
 
     def match(self, fused: Fused) -> Tensor:
