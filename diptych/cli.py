@@ -266,6 +266,57 @@ def data_make(
         say(made, *(f"{find.embedded(one)}: {n:,} pictures" for one, n in pictures.items()))
 
 
+@data_app.command("check")
+def data_check(
+    places: Annotated[list[str], typer.Argument(metavar="[KIND:]PATH...", help="Data sets as for --data; or scenes, names.")],
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Only this one.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Decode every picture, not a drawn sample.")] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look a data set over before training: what it holds, what is amiss, how the vocabulary takes it."""
+    from diptych import find
+    from diptych.config import UserError
+
+    with _work(as_json) as say:
+        from diptych.data import check
+        from diptych.text import tokenizer
+
+        recipe = _resolved(find.system("vilt:tiny").recipe, None, settings)
+        words = tokenizer.load(recipe.text.vocab)
+        reports = [check.check(place, *find.recognised(place), words, recipe, split, everything) for place in places]
+        told, said = [], []
+        for report in reports:
+            command = _command(report.name, report.usable, settings)
+            told.append({**report.as_json(), "next": command})
+            said += [*check.lines(report), *([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
+        say({"usable": all(report.usable for report in reports), "data": told}, *said)
+    if unusable := [f"{report.name}: {report.verdict}" for report in reports if not report.usable]:
+        raise UserError("; ".join(unusable))
+
+
+@data_app.command("show")
+def data_show(
+    place: Annotated[str, typer.Argument(metavar="[KIND:]PATH", help="A data set as for --data; or scenes, names.")],
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="By default train, where there is one.")] = "",
+    n: Annotated[int, typer.Option("--n", min=1, help="How many pictures.")] = 24,
+    seed: Annotated[int, typer.Option("--seed", help="Which ones.")] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the page goes.")] = Path("sheet.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Look at drawn pictures of a data set with their captions, boxes, questions and answers."""
+    from diptych import find
+
+    with _work(as_json) as say:
+        from diptych.report.samples import samples_page
+
+        root, classes = find.recognised(place)
+        shown, readers = _opened(classes, root, [split] if split else ["train", "all", "val", "test"])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(samples_page(place, shown, readers, n, seed), encoding="utf-8")
+        say({"data": place, "split": shown, "readers": [*readers], "page": str(out)}, f"page: {out}")
+
+
 # ------------------------------------------------------------------------------------------------------------ plumbing
 
 
@@ -368,6 +419,32 @@ def _validation(spec: str, purpose: str) -> dict[str, Reader]:
         if _speaks():
             print(f"no score on val at the end: {error}", file=sys.stderr)
         return {}
+
+
+def _command(place: str, usable: list[str], settings: list[str] | None) -> str:
+    """What to type after a check."""
+    import shlex
+
+    verb = "pretrain vilt:tiny" if "pretrain" in usable else "finetune vqa --from vilt:tiny" if usable else "data check"
+    data = [place] if verb == "data check" else ["--data", place]
+    return shlex.join(["diptych", *verb.split(), *data, *(word for setting in settings or [] for word in ("--set", setting))])
+
+
+def _opened(classes: Mapping[str, Any], root: Path, splits: list[str]) -> tuple[str, dict[str, Reader]]:
+    """The first of several splits that any reader has, and the readers that have it."""
+    from diptych.config import UserError
+
+    refusals = []
+    for split in splits:
+        readers = {}
+        for name, cls in classes.items():
+            try:
+                readers[name] = cls.open(root, split)
+            except UserError as error:
+                refusals.append(error)
+        if readers:
+            return split, readers
+    raise refusals[0]
 
 
 def _scores(result: Mapping[str, Any]) -> list[str]:

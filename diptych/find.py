@@ -297,6 +297,16 @@ def readers(specs: Sequence[str], split: str, purpose: str, limit: int | None = 
     return sources
 
 
+def recognised(text: str) -> tuple[Path, dict[str, Any]]:
+    """Where `[kind:]path` lies, and all readers that fit it, whatever for."""
+    try:
+        spec = parse_spec(text)
+        root = _root(spec)
+        return root, _reader_classes(spec, root, None)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("--data ")) from None  # here it is an argument
+
+
 def embedded(name: str) -> Path:
     """Where an embedded data set lies: under $DIPTYCH_DATA, or data/ in the current directory."""
     return Path(os.environ.get("DIPTYCH_DATA") or "data") / name
@@ -331,10 +341,10 @@ def _root(spec: Spec) -> Path:
     return root
 
 
-def _reader_classes(spec: Spec, root: Path, purpose: str) -> dict[str, Any]:
-    """The readers that fit a path and a purpose; a refusal says what was found there and what was looked for."""
+def _reader_classes(spec: Spec, root: Path, purpose: str | None) -> dict[str, Any]:
+    """The readers that fit a path and a purpose (or any); a refusal says what was found there and what was looked for."""
     known = catalogue("data")
-    fit = {name: entry for name, entry in known.items() if purpose in entry.purposes}
+    fit = {name: entry for name, entry in known.items() if purpose is None or purpose in entry.purposes}
     if spec.kind:
         if spec.kind not in fit:
             purposes = ", ".join(known[spec.kind].purposes)
@@ -351,7 +361,7 @@ def _reader_classes(spec: Spec, root: Path, purpose: str) -> dict[str, Any]:
         return able
     others = [name for name in known if name not in fit and _reader_class(name).recognises(root)]
     instead = "".join(f"; {name} can read it, for {', '.join(known[name].purposes)}" for name in others)
-    raise UserError(f"--data {spec.text}: nothing for {purpose} in it (found {found}); {looked_for}{instead}")
+    raise UserError(f"--data {spec.text}: nothing for {purpose or 'any purpose'} in it (found {found}); {looked_for}{instead}")
 
 
 def _reader_class(name: str) -> Any:
