@@ -25,6 +25,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from diptych.atelier import artwork, make
+from diptych.atelier.vocabulary import CATEGORIES
 from diptych.text.tokenizer import SHIPPED
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -52,6 +53,7 @@ def build() -> list[str]:
     letters = string.ascii_lowercase + string.digits
     characters = [*letters, *(sign for sign in string.punctuation)]
     of_scenes = Counter(word for text in scene_texts() for word in words(text))
+    of_scenes.update(word for category in CATEGORIES for word in (category.word, category.plural))  # some plurals are rare
     of_names = Counter(word for name in artwork.load().names("en").values() for word in words(name))
     tokens = [*SPECIAL, *characters, *(f"##{letter}" for letter in letters), *by_frequency(of_scenes), *by_frequency(of_names)]
     return list(dict.fromkeys([*tokens, *pieces(of_names)]))

@@ -142,7 +142,12 @@ def _enumerate(phrases: list[list[Piece]]) -> list[Piece]:
 
 def _with_false(pieces: list[Piece], facts: Facts, world: World, rng: Random) -> Line:
     """The false caption swaps a colour, a category or the relation. A caption names everything, so a new pair is always false."""
-    choices = [n for n, piece in enumerate(pieces) if piece.kind in ("colour", "object", "relation")]
+    said = next((n for n, piece in enumerate(pieces) if piece.kind == "relation"), None)
+    # the two of a relation keep their names: with another, it could be a relation that is held out
+    related = () if said is None else (pieces[said - 1].thing, pieces[said + 2].thing)
+    choices = [
+        n for n, (_, kind, i) in enumerate(pieces) if kind in ("colour", "relation") or (kind == "object" and i not in related)
+    ]
     while True:
         n = rng.choice(choices)
         text, kind, i = pieces[n]

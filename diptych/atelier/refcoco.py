@@ -26,7 +26,7 @@ def derive(world: World, rng: Random, index: int, image_ids: list[int], group: s
     while True:
         scene = _scene(world, rng)
         facts = Facts(scene)
-        chosen = [_expression(facts, rng, i) for i in range(len(scene.things))]
+        chosen = [_expression(facts, world, rng, i) for i in range(len(scene.things))]
         if all(chosen) and sum(said[0] == "relation" for said in chosen if said) >= len(chosen) // 3:
             break
     refs = []
@@ -55,35 +55,35 @@ def _scene(world: World, rng: Random) -> Scene:
             return stage(rng, rng.sample(things, len(things)))
 
 
-def _expression(facts: Facts, rng: Random, i: int) -> tuple[str, str] | None:
+def _expression(facts: Facts, world: World, rng: Random, i: int) -> tuple[str, str] | None:
     """The kind and the words. What fits most rarely comes first more often, so that the three kinds are about as frequent."""
     first = rng.random()
     order = [_relation, _colour, _extreme] if first < 0.45 else [_colour, _extreme] if first < 0.6 else [_extreme, _colour]
     for kind in order:
-        if said := kind(facts, rng, i):
+        if said := kind(facts, world, rng, i):
             return kind.__name__[1:], said
     return None
 
 
-def _colour(facts: Facts, rng: Random, i: int) -> str:
+def _colour(facts: Facts, world: World, rng: Random, i: int) -> str:
     t = facts.things[i]
     return f"the {COLOURS[t.colour].word} {t.kind.word}" if facts.count(t.category, t.colour) == 1 else ""
 
 
-def _extreme(facts: Facts, rng: Random, i: int) -> str:
+def _extreme(facts: Facts, world: World, rng: Random, i: int) -> str:
     t = facts.things[i]
     alike = facts.which(t.category)
     fitting = [which for which in EXTREMES if facts.extreme(which, alike) == i]
     return f"the {rng.choice(fitting)} {t.kind.word}" if fitting else ""
 
 
-def _relation(facts: Facts, rng: Random, i: int) -> str:
+def _relation(facts: Facts, world: World, rng: Random, i: int) -> str:
     """The anchor is named by its colour; the thing's companions must be plainly elsewhere."""
     t = facts.things[i]
     rivals = [j for j in facts.which(t.category) if j != i]
     fitting = []
     for j, anchor in enumerate(facts.things):
-        if anchor.category == t.category or facts.count(anchor.category, anchor.colour) > 1:
+        if not world.says(t.kind, anchor.kind) or facts.count(anchor.category, anchor.colour) > 1:
             continue
         said = facts.relation(i, j)
         if said and all(facts.relation(rival, j) not in (None, said) for rival in rivals):

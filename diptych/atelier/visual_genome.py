@@ -122,7 +122,8 @@ def _count(facts: Facts, world: World, rng: Random) -> Line:
         missing = absent(facts, world, rng)
         about, one, many = [], missing.word, missing.plural
     number = len(about)
-    wrong = rng.choice([n for n in (number - 2, number - 1, number + 1, number + 2) if 0 <= n <= 6])
+    fewest = 2 if one == "thing" else 0  # in any picture: "there is 1 thing" would be false without looking
+    wrong = rng.choice([n for n in (number - 2, number - 1, number + 1, number + 2) if fewest <= n <= 6])
     true, false = (
         [Piece("there is" if n == 1 else "there are"), Piece(str(n), "count"), Piece(one if n == 1 else many)]
         for n in (number, wrong)

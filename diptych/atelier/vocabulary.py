@@ -60,12 +60,12 @@ _TRAIN = {
 _HELD_OUT = {
     "animal": "lion penguin rooster dolphin snail bat rabbit:rabbit-face ladybug:lady-beetle",
     "fruit": "lemon peach",
-    "food": "bread cookie",
+    "food": "loaf:bread cookie",
     "vehicle": "ambulance motorcycle train:locomotive",
     "instrument": "saxophone",
     "tool": "bulb:light-bulb phone:telephone microscope",
     "clothing": "shoe:mans-shoe bow:ribbon bag:handbag",
-    "plant": "sunflower leaf:maple-leaf corn:ear-of-corn",
+    "plant": "sunflower leaf:maple-leaf seedling",
     "": "moon:crescent-moon balloon anchor bomb house",
 }
 _PLURALS = {
@@ -73,6 +73,7 @@ _PLURALS = {
     "strawberry": "strawberries",
     "cherry": "cherries",
     "leaf": "leaves",
+    "loaf": "loaves",
 }
 
 

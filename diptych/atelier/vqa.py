@@ -5,7 +5,8 @@ little as makes one answer right in each. So the words alone leave every answer 
 likely either way, so does the picture without the question. Two types need care for that:
 
 * colour: every category lacks two colours in training (see vocabulary), so a question that names the category gives a hint. Most
-  questions therefore name the thing otherwise: "the animal", "the large thing", "the leftmost thing".
+  questions therefore name the thing otherwise: "the animal", "the large thing", "the leftmost thing". And a picture of two things
+  would leave two answers. So every such scene has six things of six groups in six colours, any of which may be meant.
 * count: a picture with 4 alike would give its answer away. So every counting scene has six things, 3 + 2 + 1 by category and
   4 + 1 + 1 by colour or the other way round: each of 0 to 4 is the answer to some question about every such picture.
 """
@@ -18,13 +19,12 @@ from typing import Any
 
 from diptych.atelier.compose import Scene, crowd, fits, stage, thing, turned_into
 from diptych.atelier.facts import EXTREMES, OPPOSITE, SIZES, Facts
-from diptych.atelier.visual_genome import lone
-from diptych.atelier.vocabulary import CATEGORIES, COLOURS, LARGE, SMALL, World
+from diptych.atelier.vocabulary import CATEGORIES, COLOURS, LARGE, SMALL, Category, World
 
 SCENES = 2
 TYPES = ("exist", "colour", "count", "relation", "larger")
 MOST_COUNTED = 4
-NAMED = 0.2  # of colour questions at least so many name the category; the others do where nothing else singles the thing out
+NAMED = 0.2  # of colour questions so many name the category, and those about the few things with neither group nor place
 _ANSWER_TYPES = {"exist": "yes/no", "relation": "yes/no", "count": "number", "colour": "other", "larger": "other"}
 
 Asked = tuple[str, list[tuple[Scene, str]]]  # the question, and two scenes with their answers
@@ -78,20 +78,21 @@ def _colour(world: World, rng: Random) -> Asked:
     able = [c for c in world.categories if all(k in world.colours[c.number] for k in answers)]
     if not able:
         return _colour(world, rng)
-    asked = thing(rng, world, rng.choice(able), answers[0])
-    things = [asked, *crowd(world, rng, 1, 4)]
-    if not fits([t.size for t in things]):
-        return _colour(world, rng)
-    scene = stage(rng, things)
+    asked = rng.choice(able)
+    pairs = [(asked, answers[0])]
+    for colour in rng.sample([k for k in range(len(COLOURS)) if k not in answers], 5):
+        taken = {c.group for c, _ in pairs}
+        others = [c for c in world.categories if colour in world.colours[c.number] and c.group not in taken]
+        if not others:
+            return _colour(world, rng)
+        pairs.append((rng.choice(others), colour))
+    scene = _six(world, rng, pairs)
     facts = Facts(scene)
-    by_name = [asked.kind.word] if 0 in lone(facts) else []
-    otherwise = [asked.kind.group] * 2 if asked.kind.group and facts.groups.count(asked.kind.group) == 1 else []
-    otherwise += [f"{SIZES[asked.large]} thing"] * 2 if facts.sizes.count(asked.large) == 1 else []
-    otherwise += [f"{which} thing" for which in EXTREMES if facts.extreme(which) == 0]
-    references = by_name if rng.random() < NAMED or not otherwise else otherwise
-    if not references:
-        return _colour(world, rng)
-    question = f"what color is the {rng.choice(references)}?"
+    otherwise = [asked.group] * bool(asked.group)
+    otherwise += [f"{SIZES[facts.sizes[0]]} thing"] * 2 * (facts.sizes.count(facts.sizes[0]) == 1)
+    otherwise += [f"{which} thing" for which in EXTREMES if facts.extreme(which) == 0] * 2
+    by_name = rng.random() < NAMED or not otherwise
+    question = f"what color is the {asked.word if by_name else rng.choice(otherwise)}?"
     return question, [(scene, COLOURS[answers[0]].word), (scene.swap(0, colour=answers[1]), COLOURS[answers[1]].word)]
 
 
@@ -154,7 +155,7 @@ def _count(world: World, rng: Random) -> Asked:
         tables = [list(zip(*both, strict=True)) for both in zip(by_kind, by_colour, strict=True)]
         if all(colour in world.colours[category] for table in tables for category, colour in table):
             break
-    scene = changed = _six(world, rng, tables[0])
+    scene = changed = _six(world, rng, [(CATEGORIES[category], colour) for category, colour in tables[0]])
     for i, (category, colour) in enumerate(tables[1]):
         if category != scene.things[i].category:
             turned = turned_into(rng, world, scene.things[i], CATEGORIES[category])
@@ -202,9 +203,9 @@ def _moved(before: list[int], after: list[int]) -> list[int]:
     return [left.pop() if kind is None else kind for kind in kept]
 
 
-def _six(world: World, rng: Random, pairs: list[tuple[int, int]]) -> Scene:
+def _six(world: World, rng: Random, pairs: list[tuple[Category, int]]) -> Scene:
     while True:
-        things = [thing(rng, world, CATEGORIES[category], colour) for category, colour in pairs]
+        things = [thing(rng, world, category, colour) for category, colour in pairs]
         if fits([t.size for t in things]):
             return stage(rng, things)
 
