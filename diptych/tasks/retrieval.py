@@ -66,8 +66,10 @@ class Retrieval(Task):
     # --------------------------------------------------------------------------------------------------- training
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        """Each row becomes a group: its own text first, then one of each other sample. Where that has no other text, the own text
-        fills the place and its label asks nothing."""
+        """Each row becomes a group: its own text first, then one of each other sample.
+
+        Where that has no other text, the own text fills the place and its label asks nothing; a group of only such is not counted.
+        """
         wide = 1 + self.config.negatives
         if any(len(others) < self.config.negatives for others in batch.others) or not batch.others:
             raise UserError("retrieval needs texts of other samples: fine-tune on at least two samples")
@@ -98,7 +100,7 @@ class Retrieval(Task):
             false_text=None,
             phrases=(),
             labels={"retrieval": F.pad(label_BG, (1, 0), value=1).flatten()},
-            counts={**batch.counts, "retrieval": float(len(batch))},
+            counts={**batch.counts, "retrieval": float((label_BG != IGNORE).any(1).sum())},
         )
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
@@ -107,7 +109,7 @@ class Retrieval(Task):
         logit_GN = self.system.match(self.system.fuse(batch)).float().unflatten(0, (-1, wide))
         logit_GN = logit_GN.masked_fill(label_GN == IGNORE, -torch.inf)
         true_G = torch.zeros(len(logit_GN), dtype=torch.int64, device=logit_GN.device)
-        right = (logit_GN.detach().argmax(1) == 0).sum()
+        right = ((logit_GN.detach().argmax(1) == 0) & (label_GN == 0).any(1)).sum()
         count = batch.counts["retrieval"]
         return {
             "retrieval": LossTerm(F.cross_entropy(logit_GN, true_G, reduction="sum"), count, metrics={"accuracy": (right, count)})

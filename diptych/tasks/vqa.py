@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import Batch, Evaluation, LossTerm, ParamGroup, Reader, Sample, System, Task, Tokenizer
+from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, ParamGroup, Reader, Sample, System, Task, Tokenizer
 from diptych.metrics import vqa_accuracy
 from diptych.nn.head import MLP
 
@@ -82,19 +82,18 @@ class VQA(Task):
     # --------------------------------------------------------------------------------------------- in the loader
 
     def label(self, batch: Batch) -> Batch:
-        """Soft targets; for the cloze, a [MASK] behind each question."""
+        """Soft targets, IGNORE in rows that ask nothing; for the cloze, a [MASK] behind each question."""
         target_BK = torch.zeros(len(batch), len(self.config.answers))
-        for b, sample in enumerate(batch.samples):
+        for target_K, sample in zip(target_BK, batch.samples, strict=True):
             for answer, target in targets(sample).items():
                 if answer in self._place:
-                    target_BK[b, self._place[answer]] = target
-        batch = replace(batch, labels={**batch.labels, "vqa": target_BK})
-        if self.head is None:
-            batch = self._with_mask(batch)
-            asked = int((target_BK.sum(1) > 0).sum())  # a cross-entropy needs an answer to point at
-        else:
-            asked = len(batch)
-        return replace(batch, counts={**batch.counts, "vqa": float(asked)})
+                    target_K[self._place[answer]] = target
+            # without public answers nothing is asked; nor where a cross-entropy has no known answer to point at
+            if "answers" not in sample.labels or (self.head is None and not target_K.any()):
+                target_K.fill_(IGNORE)
+        asked = (target_BK[:, 0] != IGNORE).sum()
+        batch = replace(batch, labels={**batch.labels, "vqa": target_BK}, counts={**batch.counts, "vqa": float(asked)})
+        return batch if self.head is not None else self._with_mask(batch)
 
     def _with_mask(self, batch: Batch) -> Batch:
         """[CLS] question [MASK] [SEP]; where the text is as long as the system can read, its last token makes room."""
@@ -129,13 +128,15 @@ class VQA(Task):
         return self.system.words(fused.text_BTD[row_B, last_B]).float()[:, self._token_K]
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        logit_BK, target_BK = self.logits(batch), batch.labels["vqa"]
+        is_asked_B = batch.labels["vqa"][:, 0] != IGNORE
+        logit_PK, target_PK = self.logits(batch)[is_asked_B], batch.labels["vqa"][is_asked_B]
         if self.head is not None:
-            loss = F.binary_cross_entropy_with_logits(logit_BK, target_BK, reduction="sum")
+            loss = F.binary_cross_entropy_with_logits(logit_PK, target_PK, reduction="sum")
         else:
-            loss = F.cross_entropy(logit_BK, target_BK / target_BK.sum(1, keepdim=True).clamp(min=1e-6), reduction="sum")
-        right = target_BK.gather(1, logit_BK.detach().argmax(1, keepdim=True)).sum()
-        return {"vqa": LossTerm(loss, batch.counts["vqa"], metrics={"accuracy": (right, float(len(batch)))})}
+            loss = F.cross_entropy(logit_PK, target_PK / target_PK.sum(1, keepdim=True), reduction="sum")
+        right = target_PK.gather(1, logit_PK.detach().argmax(1, keepdim=True)).sum()
+        count = batch.counts["vqa"]
+        return {"vqa": LossTerm(loss, count, metrics={"accuracy": (right, count)})}
 
     def param_groups(self) -> list[ParamGroup]:
         if self.head is None:

@@ -9,8 +9,8 @@ so do we. A folder's own value is followed, so that its numbers come out as tran
 of the blocks.
 
 What a file may lack or have: a ViltModel has neither head; retrieval models have one match logit (`rank_output`), which becomes
-our match row over a mismatch row of zeros; a VQA classifier becomes a fine-tuned VQA run with its answers, and back. NLVR2's is
-reported as unexpected.
+our match row over a mismatch row of zeros, in the place of the frozen head that it was fine-tuned from (the authors' files hold
+both); a VQA classifier becomes a fine-tuned VQA run with its answers. Both go back. NLVR2's is reported as unexpected.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def from_authors(state: State) -> tuple[dict[str, Any], dict[str, Tensor], Repor
     theirs.pop("text_embeddings.position_ids", None)
     _rank_to_match(theirs)
     ours, report = AUTHORS.to_ours(theirs, layers_in(theirs, "transformer.blocks.{i}."))
-    system = _system(ours, heads=_width(ours) // 64, text_eps=1e-12, block_eps=1e-6, dropout=0.1, attention_dropout=0.0)
+    system = _system(
+        ours, heads=ours["text.word.weight"].shape[1] // 64, text_eps=1e-12, block_eps=1e-6, dropout=0.1, attention_dropout=0.0
+    )
     return system, ours, _without_absent_heads(report, system)
 
 
@@ -116,7 +118,7 @@ def to_hugging_face(system: dict[str, Any], state: State) -> tuple[dict[str, Any
     theirs, report = HUGGING_FACE.to_theirs(state, layers)
     vocab_size, width = state["text.word.weight"].shape
     config = {
-        "architectures": ["ViltForMaskedLM"],
+        "architectures": ["ViltForMaskedLM" if system["mlm"] else "ViltModel"],
         "model_type": "vilt",
         "vocab_size": vocab_size,
         "hidden_size": width,
@@ -147,7 +149,7 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
     elif config.get("model_type") == "vilt":
         report = _import_folder(source, dest, config)
     elif source.is_file():
-        system, weights, report = from_authors(_torch_load(source).get("state_dict", {}))
+        system, weights, report = from_authors(_vilt_in(source, _torch_load(source)))
         _write_run(source, dest, system, weights)
     else:
         wanted = "a ViLT folder of Hugging Face's layout, the authors' .ckpt, or a run directory of ours"
@@ -159,21 +161,20 @@ _OUTSIDE = ("vilt.", "mlm_score.", "itm_score.", "rank_output.", "classifier.")
 
 
 def _rank_to_match(theirs: dict[str, Tensor]) -> None:
-    if "rank_output.weight" in theirs and "itm_score.fc.weight" not in theirs:
+    if "rank_output.weight" in theirs:
         for end in ("weight", "bias"):
             row = theirs.pop(f"rank_output.{end}")
             theirs[f"itm_score.fc.{end}"] = torch.cat([torch.zeros_like(row), row])
 
 
-def _width(ours: State) -> int:
-    if "text.word.weight" not in ours:
-        raise UserError("no ViLT: the weights have no word embeddings under a known name")
-    return ours["text.word.weight"].shape[1]
+def _match_to_rank(theirs: State) -> dict[str, Tensor]:
+    """The log-odds of a match as one row."""
+    return {f"rank_output.{end}": theirs[f"itm_score.fc.{end}"].diff(dim=0) for end in ("weight", "bias")}
 
 
 def _system(ours: State, heads: int, text_eps: float, block_eps: float, dropout: float, attention_dropout: float) -> dict[str, Any]:
     """Our configuration, as plain data: what the tensors show, and what has to be told."""
-    width, has_mlm, has_itm = _width(ours), "mlm.head.dense.weight" in ours, "itm.head.weight" in ours
+    width, has_mlm, has_itm = ours["text.word.weight"].shape[1], "mlm.head.dense.weight" in ours, "itm.head.weight" in ours
     return {
         "kind": "vilt",
         "width": width,
@@ -234,7 +235,7 @@ def _read_folder(folder: Path) -> State:
     return _torch_load(folder / "pytorch_model.bin")
 
 
-def _torch_load(path: Path) -> dict[str, Any]:
+def _torch_load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -243,8 +244,16 @@ def _torch_load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as plain tensors ({str(error).splitlines()[0]})") from None
 
 
+def _vilt_in(source: Path, held: Any) -> State:
+    """The state dict of a file, which may be a checkpoint around it."""
+    state = held.get("state_dict", held) if isinstance(held, dict) else {}
+    if not any(name.endswith("text_embeddings.word_embeddings.weight") for name in state):
+        raise UserError(f"{source}: no ViLT, there are no word embeddings under a known name")
+    return state
+
+
 def _import_folder(source: Path, dest: Path, config: dict[str, Any]) -> Report:
-    state = _read_folder(source)
+    state = _vilt_in(source, _read_folder(source))
     if "ViltForQuestionAnswering" not in (config.get("architectures") or ()):
         system, weights, report = from_hugging_face(state, config)
         _write_run(source, dest, system, weights)
@@ -298,21 +307,24 @@ def _write_run(source: Path, dest: Path, system: dict[str, Any], weights: State,
 
 def _export(source: Path, dest: Path, recipe: dict[str, Any]) -> Report:
     system, image = recipe["system"], recipe["data"]["image"]
+    hinge = f" with system.fusion.kind={system['fusion']['kind']}" if system["kind"] == "vilt" else ""
     if system["kind"] != "vilt" or system["fusion"]["kind"] != "single_stream":
-        raise UserError(f"{source}: Hugging Face's ViLT is patches in a single stream; this is {system['kind']}")
-    task, ours = recipe.get("task"), read_weights(source / "model.safetensors")
-    if task:
-        if (task["kind"], task.get("head")) != ("vqa", "classifier"):
-            raise UserError(f"{source}: of ViLT's tasks, transformers has a place for the VQA classifier only")
-        head = {name: tensor for name, tensor in ours.items() if name.startswith("head.")}
-        ours = {name.removeprefix("system."): tensor for name, tensor in ours.items() if name not in head}
-        config, weights, report = to_hugging_face(system, ours)
+        raise UserError(f"{source}: Hugging Face's ViLT is patches in a single stream; this is {system['kind']}{hinge}")
+    task, ours = recipe.get("task") or {}, read_weights(source / "model.safetensors")
+    kind = task.get("kind")
+    if kind not in (None, "vqa", "retrieval") or task.get("head") == "cloze":
+        raise UserError(f"{source}: transformers has a place for ViLT's VQA classifier and its retrieval, not for this {kind} head")
+    head = {name: tensor for name, tensor in ours.items() if kind and not name.startswith("system.")}
+    ours = {name.removeprefix("system."): tensor for name, tensor in ours.items() if name not in head}
+    config, weights, report = to_hugging_face(system, ours)
+    if kind == "vqa":
         weights |= VQA_HEAD.to_theirs(head, layers=0)[0]
         config["architectures"] = ["ViltForQuestionAnswering"]
         config["id2label"] = dict(enumerate(task["answers"]))
         config["label2id"] = {answer: k for k, answer in enumerate(task["answers"])}
-    else:
-        config, weights, report = to_hugging_face(system, ours)
+    elif system["itm"] and (kind == "retrieval" or not system["mlm"]):
+        weights |= _match_to_rank(weights)
+        config["architectures"] = ["ViltForImageAndTextRetrieval"]
     dest.mkdir(parents=True, exist_ok=True)
     write_json(dest / "config.json", config)
     write_file(dest / "model.safetensors", save(weights, metadata={"format": "pt"}))

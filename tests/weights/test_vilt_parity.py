@@ -13,6 +13,7 @@ from diptych.config import UserError
 from diptych.contracts import IGNORE, Batch, Fused, Images
 from diptych.image.pixels import normalise
 from diptych.systems.vilt import ViLT
+from diptych.tasks.retrieval import Retrieval
 from diptych.weights import rename
 from diptych.weights import vilt as weights
 
@@ -134,6 +135,20 @@ def answers(theirs, ours, batch):
     return Answers(out, final, pooled, match_B2, itm, fused, layers, places)
 
 
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+VOCABULARY = "\n".join(SPECIAL + [f"w{i}" for i in range(Words.vocab_size - len(SPECIAL))])
+
+
+def read_by(model: nn.Module, batch: Batch) -> Any:
+    """What transformers' model says of the batch."""
+    return model(
+        input_ids=batch.text_BT,
+        attention_mask=batch.text_mask_BT.long(),
+        pixel_values=normalise(batch.images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        pixel_mask=batch.images.mask_IHW.long(),
+    )
+
+
 def close(a, b):
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
@@ -206,21 +221,28 @@ def test_report_names_what_does_not_fit(ours, theirs):
     assert found.shapes == ["fusion.modality.weight: 3x48 delivered, 2x48 wanted"]
 
 
-def test_files_without_heads_and_with_a_rank_head(theirs, ours, batch, answers):
-    config = theirs.config.to_dict()
+def test_files_without_heads(theirs, ours, tmp_path):
+    from transformers import ViltModel
+
     bare = {name.removeprefix("vilt."): t for name, t in theirs.state_dict().items() if name.startswith("vilt.")}
-    system, state, report = weights.from_hugging_face(bare, config)
+    system, state, report = weights.from_hugging_face(bare, theirs.config.to_dict())
     assert not report
-    assert system["mlm"] is None
-    assert system["itm"] is None
-    rank = {**theirs.vilt.state_dict(prefix="vilt."), "rank_output.weight": torch.randn(1, 48), "rank_output.bias": torch.randn(1)}
-    system, state, report = weights.from_hugging_face(rank, config)
+    assert system["mlm"] is system["itm"] is None
+    config, back, report = weights.to_hugging_face(ViLT.Config.model_validate(system).model_dump(), state)
     assert not report
-    ranker = ViLT(ViLT.Config.model_validate({**system, "mlm": None}), Words())
-    ranker.load_state_dict(state)
-    with torch.no_grad():
-        fused = answers.fused
-        close(ranker.match(fused), F.linear(fused.pooled_BD, rank["rank_output.weight"], rank["rank_output.bias"])[:, 0])
+    save_file(back, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = ViltModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in bare.items())
+
+
+def test_a_ranker_of_the_authors_comes_with_the_frozen_head_that_it_has_outgrown(ours):
+    released, _ = weights.AUTHORS.to_theirs(ours.state_dict(), layers=12)
+    released |= {"rank_output.weight": torch.full((1, 48), 2.0), "rank_output.bias": torch.ones(1)}
+    _, state, report = weights.from_authors(released)
+    assert not report
+    assert torch.equal(state["itm.head.weight"], torch.tensor([[0.0], [2.0]]).expand(2, 48))
+    assert state["itm.head.bias"].tolist() == [0, 1]
 
 
 def test_convert_there_and_back(tmp_path, theirs):
@@ -230,8 +252,7 @@ def test_convert_there_and_back(tmp_path, theirs):
     (there / "config.json").write_text(json.dumps(theirs.config.to_dict()))
     with pytest.raises(UserError, match=r"no vocab\.txt"):
         weights.convert(there, run)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    (there / "vocab.txt").write_text("\n".join(special + [f"w{i}" for i in range(Words.vocab_size - 5)]))
+    (there / "vocab.txt").write_text(VOCABULARY)
     assert weights.convert(there, run)["missing"] == []
     recipe = json.loads((run / "config.json").read_text())["recipe"]
     assert not rename.compare(ViLT(ViLT.Config.model_validate(recipe["system"]), Words()), load_file(run / "model.safetensors"))
@@ -252,24 +273,64 @@ def test_a_fine_tuned_vqa_model_brings_its_answers_and_takes_them_back(tmp_path,
     config = ViltConfig(**{**theirs.config.to_dict(), "id2label": dict(enumerate(answers))})
     model = ViltForQuestionAnswering(config).eval()
     model.save_pretrained(there)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    (there / "vocab.txt").write_text("\n".join(special + [f"w{i}" for i in range(Words.vocab_size - 5)]))
+    (there / "vocab.txt").write_text(VOCABULARY)
     report = weights.convert(there, run)
     assert report["missing"] == report["unexpected"] == []
     loaded = load.load(run, device="cpu")
     assert isinstance(loaded.module, VQA)
     assert list(loaded.module.config.answers) == answers
     with torch.no_grad():
-        logits = model(
-            input_ids=batch.text_BT,
-            attention_mask=batch.text_mask_BT.long(),
-            pixel_values=normalise(batch.images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-            pixel_mask=batch.images.mask_IHW.long(),
-        ).logits
-        close(loaded.module.logits(batch), logits)
+        close(loaded.module.logits(batch), read_by(model, batch).logits)
     loaded.save_pretrained(tmp_path / "saved")
     weights.convert(tmp_path / "saved", back)
     again = ViltForQuestionAnswering.from_pretrained(back)
     assert again.config.id2label == model.config.id2label
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_a_retrieval_model_brings_its_match_and_takes_it_back(tmp_path, theirs, batch):
+    from transformers import ViltForImageAndTextRetrieval
+
+    from diptych import load
+
+    torch.manual_seed(4)
+    there, run, back, tuned = (tmp_path / name for name in ("vilt", "run", "back", "tuned"))
+    model = ViltForImageAndTextRetrieval(theirs.config).eval()
+    model.save_pretrained(there)
+    (there / "vocab.txt").write_text(VOCABULARY)
+    report = weights.convert(there, run)
+    assert report["missing"] == report["unexpected"] == []
+    loaded = load.load(run, device="cpu")
+    with torch.no_grad():
+        match_B = loaded.system.match(loaded.system.fuse(batch))
+        close(match_B, read_by(model, batch).logits[:, 0])
+        weights.convert(loaded.save_pretrained(tmp_path / "saved"), back)
+        again = ViltForImageAndTextRetrieval.from_pretrained(back)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor), name
+
+        # fine-tuned by us, its two rows have both moved: what goes back is their difference
+        loaded.system.itm.head.weight.add_(torch.randn(2, 48))
+        loaded.about = {**loaded.about, "task": "retrieval"}
+        loaded.recipe = loaded.recipe.model_copy(update={"task": Retrieval.Config()})
+        loaded.module = Retrieval(Retrieval.Config(), loaded.system, loaded.tokenizer)
+        weights.convert(loaded.save_pretrained(tmp_path / "ours"), tuned)
+        ranker = ViltForImageAndTextRetrieval.from_pretrained(tuned).eval()
+        close(read_by(ranker, batch).logits[:, 0], loaded.system.match(loaded.system.fuse(batch)))
+
+
+def test_a_head_that_transformers_lacks_is_told_before_anything_is_written(tmp_path, theirs):
+    run = tmp_path / "run"
+    run.mkdir()
+    system = {"kind": "vilt", "fusion": {"kind": "single_stream"}}
+    recipe = {"system": system, "task": {"kind": "vqa", "head": "cloze"}, "data": {"image": {}}}
+    (run / "config.json").write_text(json.dumps({"recipe": recipe}))
+    save_file({}, run / "model.safetensors")
+    with pytest.raises(UserError, match=r"VQA classifier and its retrieval, not for this vqa head"):
+        weights.convert(run, tmp_path / "back")
+    recipe["system"]["fusion"]["kind"] = "dual_stream"
+    (run / "config.json").write_text(json.dumps({"recipe": recipe}))
+    with pytest.raises(UserError, match=r"a single stream; this is vilt with system\.fusion\.kind=dual_stream"):
+        weights.convert(run, tmp_path / "back")
+    assert not (tmp_path / "back").exists()

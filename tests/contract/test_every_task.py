@@ -1,0 +1,174 @@
+"""What every task keeps, found by looking: each module of diptych/tasks on each system that fuses, with a few of the embedded
+scenes; a task whose Config offers a choice (`Literal`) is tried with each."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+
+from diptych import find
+from diptych.atelier import make
+from diptych.contracts import Batch, Images, System, Task
+from diptych.data.collate import Collate
+from diptych.data.picture import decode_sample
+from diptych.draw import Draw
+from diptych.text import tokenizer as vocabulary
+
+SYSTEMS = [name for name in find.catalogue("systems") if find.system_class(name).fuse is not System.fuse]
+
+
+def variants(name: str) -> list[str]:
+    """`vqa`, or `vqa+head=classifier` and so on."""
+    fields = find.task_class(name).Config.model_fields
+    choices = {key: get_args(field.annotation) for key, field in fields.items() if get_origin(field.annotation) is Literal}
+    return [f"{name}+{key}={value}" for key, values in choices.items() if len(values) > 1 for value in values] or [name]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded data in little: files for every task."""
+    root = tmp_path_factory.mktemp("scenes")
+    make.make(root / "scenes", small=True, scenes=60)
+    return root / "scenes"
+
+
+class Case:
+    def __init__(self, system: str, spec: str, scenes: Path):
+        self.name, _, setting = spec.partition("+")
+        self.cls = find.task_class(self.name)
+        self.found = find.system(f"{system}:tiny")
+        recipe = find.task(self.name).finetuning(self.found.recipe)
+        self.tokenizer = vocabulary.load(recipe.text.vocab)
+        reader = find.readers([str(scenes)], "train", self.cls.purpose)[0].reader
+        self.samples = [reader[i] for i in range(6)]
+        self.ids = range(len(self.samples))
+        key, _, value = setting.partition("=")
+        task = self.cls.Config.model_validate({**recipe.task.model_dump(), **({key: value} if key else {})})
+        self.recipe = recipe.model_copy(update={"task": self.cls.prepare(task, [self.samples], self.tokenizer)})
+
+    def build(self, seed: int = 0) -> Task:
+        torch.manual_seed(seed)
+        system = self.found.cls(self.recipe.system, self.tokenizer)
+        return self.cls(self.recipe.task, system, self.tokenizer)
+
+    def batch(self, task: Task, ids=None, training: bool = True, own=None) -> Batch:
+        """As the loader makes it; the negatives of a sample are those that follow it."""
+        ids, own = list(self.ids if ids is None else ids), own or self.samples
+        pictures = [decode_sample(own[i], self.recipe.data.image) for i in ids]
+        others = [[own[(i + 1 + n) % len(own)] for n in range(task.negatives)] for i in ids] if training else None
+        collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training)
+        batch = task.label(collate([own[i] for i in ids], pictures, ids, Draw(3), others))
+        return replace(task.corrupt(batch, Draw(3)), samples=(), phrases=(), others=()) if training else batch
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(system, spec) for system in SYSTEMS for name in find.catalogue("tasks") for spec in variants(name)],
+    ids="-".join,
+)
+def case(request, scenes: Path) -> Case:
+    return Case(*request.param, scenes)
+
+
+def test_counts_are_as_announced_and_one_batch_can_be_learnt(case):
+    task = case.build()
+    batch = case.batch(task, ids=range(2))
+    terms = task(batch)
+    assert {name: term.count for name, term in terms.items()} == batch.counts
+    assert all(term.count > 0 and term.sum.isfinite() and term.sum.ndim == 0 for term in terms.values())
+    torch.stack([term.sum for term in terms.values()]).sum().backward()
+    for name, parameter in task.named_parameters():
+        if not name.startswith("system."):
+            assert parameter.grad.abs().sum() > 0, name
+    reached = {name.split(".")[1] for name, p in task.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"image", "text", "fusion"} <= reached, "the whole of the fused system learns from the task"
+    groups = task.param_groups()
+    assert sorted(id(p) for g in groups for p in g.params) == sorted(id(p) for p in task.parameters())
+    optimizer = torch.optim.AdamW([{"params": g.params, "lr": 1e-3 * g.lr_factor} for g in groups])
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = torch.stack([term.weight * term.sum / term.count for term in task(batch).values()]).sum()
+        loss.backward()
+        optimizer.step()
+        task.after_step()
+        losses.append(loss.item())
+    assert min(losses) < 0.7 * losses[0], losses[::6]
+
+
+def test_where_nothing_is_asked_the_loss_is_zero_and_still_has_a_gradient(case):
+    """Samples without labels that all have one text: no answer is known, and no text is another's."""
+    task = case.build()
+    silent = [replace(sample, labels={}, texts=("a red dog",), false_texts=(), phrases=()) for sample in case.samples]
+    batch = case.batch(task, own=silent)
+    assert set(batch.counts.values()) == {0}
+    for term in task(batch).values():
+        assert term.sum.item() == term.count == 0
+        assert all(float(total) == count == 0 for total, count in term.metrics.values())
+        term.sum.backward()
+    assert not any(p.grad.any() for p in task.parameters() if p.grad is not None)
+
+
+def test_two_halves_are_the_whole(case):
+    task = case.build().eval()
+    whole = case.batch(task)
+    halves = [case.batch(task, ids) for ids in (case.ids[::2], case.ids[1::2])]
+    with torch.no_grad():
+        expected, *found = (task(batch) for batch in (whole, *halves))
+    for name, term in expected.items():
+        torch.testing.assert_close(found[0][name].sum + found[1][name].sum, term.sum, atol=1e-4, rtol=1e-4)
+        assert found[0][name].count + found[1][name].count == term.count
+
+
+def test_padding_of_texts_and_pictures_changes_nothing(case):
+    task = case.build().eval()
+    batch = case.batch(task)
+    images = batch.images
+    grown = {"text_BT": case.tokenizer.pad_id, "text_mask_BT": False, "segment_BT": 0, "word_BT": -1}
+    padded = replace(
+        batch,
+        **{name: torch.nn.functional.pad(getattr(batch, name), (0, 4), value=value) for name, value in grown.items()},
+        images=Images(
+            torch.nn.functional.pad(images.pixel_I3HW, (0, 32, 0, 16), value=255),
+            torch.nn.functional.pad(images.mask_IHW, (0, 32, 0, 16), value=False),
+        ),
+    )
+    with torch.no_grad():
+        expected, found = task(batch), task(padded)
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name].sum, term.sum, atol=1e-4, rtol=1e-4)
+
+
+def test_configuration_and_weights_make_the_same_task_again(case):
+    task = case.build().eval()
+    batch = case.batch(task)
+    saved = json.loads(case.recipe.model_dump_json())
+    recipe = find.recipe(saved, case.found.name, case.name)
+    assert recipe == case.recipe
+    torch.manual_seed(99)
+    again = case.cls(recipe.task, case.found.cls(recipe.system, case.tokenizer), case.tokenizer).eval()
+    again.load_state_dict(task.state_dict())
+    with torch.no_grad():
+        for name, term in task(batch).items():
+            assert torch.equal(again(batch)[name].sum, term.sum)
+
+
+def test_every_question_is_predicted_and_scored_whatever_the_batches(case):
+    task = case.build().eval()
+    whole = task.evaluate([case.batch(task, training=False)])
+    parts = task.evaluate([case.batch(task, [i], training=False) for i in case.ids])
+    assert whole.metrics == pytest.approx(parts.metrics)
+    assert whole.metrics and all(0 <= value <= 600 for value in whole.metrics.values()), "percent, and sums of six"
+    assert [item["key"] for item in whole.items] == [item["key"] for item in parts.items]
+    assert len({item["key"] for item in whole.items}) == len(whole.items) > 0
+    for item in whole.items:
+        assert 0 <= item["score"] <= 1
+        assert {"key", "group", "score", "type"} <= item.keys()
+    assert len(whole.predictions) == len(parts.predictions) >= len(case.samples)
+    json.dumps([whole.metrics, whole.items, whole.predictions], allow_nan=False)
+    assert all(parameter.grad is None for parameter in task.parameters())
+    empty = task.evaluate([])
+    assert (empty.items, empty.predictions) == ([], [])
