@@ -160,6 +160,9 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format.")
     ] = None,
+    items: Annotated[
+        Path | None, typer.Option("--items", metavar="FILE", help="Every question's score and best answers, as JSON lines.")
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -183,6 +186,10 @@ def evaluate(
         if predictions:
             predictions.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write_json(predictions, evaluation.predictions)
+        if items:
+            items.parent.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in evaluation.items)
+            checkpoint.write_file(items, lines.encode())
         say(result, *_scores(result))
 
 
@@ -306,14 +313,19 @@ def data_show(
 ) -> None:
     """Look at drawn pictures of a data set with their captions, boxes, questions and answers."""
     from diptych import find
+    from diptych.config import UserError
 
     with _work(as_json) as say:
         from diptych.report.samples import samples_page
 
         root, classes = find.recognised(place)
         shown, readers = _opened(classes, root, [split] if split else ["train", "all", "val", "test"])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(samples_page(place, shown, readers, n, seed), encoding="utf-8")
+        sheet = samples_page(place, shown, readers, n, seed)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(sheet, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
         say({"data": place, "split": shown, "readers": [*readers], "page": str(out)}, f"page: {out}")
 
 

@@ -84,6 +84,8 @@ class TrainConfig(Config):
     freeze: tuple[str, ...] = ()  # prefixes of parameter names
     seed: int = 0
     checkpoint_every: PositiveInt = 500
+    validate_every: PositiveInt | None = None  # steps from one look at `val` to the next, while a task is trained
+    validate_on: PositiveInt = 500  # its first so many samples
     log_every: PositiveInt = 50
 
 

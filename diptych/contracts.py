@@ -345,8 +345,11 @@ class System(Trainable):
         """Encode each distinct picture of the batch once."""
         raise NotImplementedError(f"{type(self).__name__} does not offer `see`")
 
-    def fuse(self, batch: Batch, visual: Visual | None = None) -> Fused:
-        """Encode rows jointly. `visual` spares the pictures' encoding where one set of pictures meets many texts."""
+    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
+        """Encode rows jointly. `visual` spares the pictures' encoding where one set of pictures meets many texts.
+
+        `read_BT`: the only text positions whose states will be read, beside [CLS]; a system may leave the others at zero.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not offer `fuse`")
 
     def match(self, fused: Fused) -> Tensor:

@@ -150,9 +150,14 @@ class InOrder(Dataset["Delivery | Refusal"]):
     draw: Draw
     image: ImageConfig
     batch_size: int
+    limit: int | None = None  # only the first so many samples
+
+    @property
+    def size(self) -> int:
+        return min(len(self.reader), self.limit or len(self.reader))
 
     def __len__(self) -> int:
-        return -(-len(self.reader) // self.batch_size)
+        return -(-self.size // self.batch_size)
 
     def __getitem__(self, k: int) -> Delivery | Refusal:
         try:
@@ -161,7 +166,7 @@ class InOrder(Dataset["Delivery | Refusal"]):
             return Refusal(str(error))
 
     def deliver(self, k: int) -> Delivery:
-        index_N = range(k * self.batch_size, min((k + 1) * self.batch_size, len(self.reader)))
+        index_N = range(k * self.batch_size, min((k + 1) * self.batch_size, self.size))
         samples = [self.reader[index] for index in index_N]
         pictures, broken = [], []
         decoded: dict[object, Pictures | BrokenPicture] = {}  # neighbours often ask about one picture

@@ -102,9 +102,9 @@ def _losses(records: Sequence[Mapping[str, float]]) -> Markup:
     names = _names(records, lambda name: name == "loss" or name.startswith("loss/"))
     if names == ["loss", *names[1:2]]:
         names = names[-1:]  # with one objective the total says nothing more
-    probes = _names(records, lambda name: name.startswith("probe/"))
+    probes = _names(records, lambda name: name.startswith("val/"))
     parts = []
-    for title, group in (("loss", names), ("measured at checkpoints", probes)):
+    for title, group in (("loss", names), ("on val", probes)):
         charts = [
             ("Over samples", _chart(records, group, "samples", "samples seen", title)),
             ("Over minutes", _chart(records, group, "seconds", "minutes", title)),
@@ -116,7 +116,7 @@ def _losses(records: Sequence[Mapping[str, float]]) -> Markup:
 
 def _watched(records: Sequence[Mapping[str, float]]) -> Markup:
     drawn = {"loss", "skipped", "waiting", *_CLOCK}
-    metrics = _names(records, lambda name: name not in drawn and name not in _ALONE and not name.startswith(("loss/", "probe/")))
+    metrics = _names(records, lambda name: name not in drawn and name not in _ALONE and not name.startswith(("loss/", "val/")))
     charts = [(name, _chart(records, [name], "samples", "samples seen", "")) for name in metrics]
     charts += [(title, _chart(records, [name], "samples", "samples seen", "")) for name, title in _ALONE.items()]
     return macro("demo.html", "charts", charts) if any(chart for _, chart in charts) else Markup("")

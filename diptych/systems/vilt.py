@@ -80,10 +80,10 @@ class ViLT(System):
         assert batch.images is not None
         return self.image(batch.images)
 
-    def fuse(self, batch: Batch, visual: Visual | None = None) -> Fused:
+    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
         assert batch.image_of_BN is not None
         text_BTD = self.text(batch.text_BT, batch.segment_BT)
-        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         fused = self.fuse(batch)

@@ -106,7 +106,11 @@ class Retrieval(Task):
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         wide = 1 + self.config.negatives
         label_GN = batch.labels["retrieval"].unflatten(0, (-1, wide))
-        logit_GN = self.system.match(self.system.fuse(batch)).float().unflatten(0, (-1, wide))
+        logit_GN = (
+            self.system.match(self.system.fuse(batch, read_BT=torch.zeros_like(batch.text_mask_BT)))
+            .float()
+            .unflatten(0, (-1, wide))
+        )
         logit_GN = logit_GN.masked_fill(label_GN == IGNORE, -torch.inf)
         true_G = torch.zeros(len(logit_GN), dtype=torch.int64, device=logit_GN.device)
         right = ((logit_GN.detach().argmax(1) == 0) & (label_GN == 0).any(1)).sum()

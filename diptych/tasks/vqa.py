@@ -120,12 +120,12 @@ class VQA(Task):
 
     def logits(self, batch: Batch) -> Tensor:
         """[B, K] of each known answer."""
-        fused = self.system.fuse(batch)
         if self.head is not None:
-            return self.head(fused.pooled_BD).float()
+            return self.head(self.system.fuse(batch, read_BT=torch.zeros_like(batch.text_mask_BT)).pooled_BD).float()
         last_B = batch.text_mask_BT.sum(1) - 2  # [MASK] stands before [SEP]
-        row_B = torch.arange(len(last_B), device=last_B.device)
-        return self.system.words(fused.text_BTD[row_B, last_B]).float()[:, self._token_K]
+        is_asked_BT = torch.arange(batch.text_BT.shape[1], device=last_B.device) == last_B[:, None]
+        text_BTD = self.system.fuse(batch, read_BT=is_asked_BT).text_BTD
+        return self.system.words(text_BTD[is_asked_BT]).float()[:, self._token_K]
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         is_asked_B = batch.labels["vqa"][:, 0] != IGNORE

@@ -29,7 +29,7 @@ from diptych.train.signals import Interrupted, StopRequest
 from diptych.train.step import Outcome, Stepper, Sums, add_sums
 
 Probe = Callable[[Trainable], dict[str, float]]
-"""Measures a model during training. It must leave the weights alone; what it draws or how long it takes changes nothing."""
+"""Measures a model during training, on `val` as a rule. It must leave the weights alone; what it draws or how long it takes changes nothing."""
 
 
 @dataclass
@@ -84,8 +84,9 @@ class Loop:
                 self.progress.step += 1
                 self.judge(outcome, fetched.batches)
                 self.report(outcome)
-                if self._is_due(self.train.checkpoint_every):
+                if self._is_due(self.train.validate_every or self.train.checkpoint_every):
                     self.measure()
+                if self._is_due(self.train.checkpoint_every):
                     if not self.progress.skipped_in_a_row or self.progress.step == self.train.steps:
                         self.save()
         return self.progress
@@ -158,7 +159,7 @@ class Loop:
         self.model.eval()
         measured = self.probe(self.model)
         self._train_mode()
-        self.journal.record({**self._place(), **{f"probe/{name}": value for name, value in measured.items()}})
+        self.journal.record({**self._place(), **{f"val/{name}": value for name, value in measured.items()}})
 
     def save(self) -> None:
         """A checkpoint of the present step. If it cannot be written, the last good one stays."""

@@ -56,7 +56,7 @@ class Options(TypedDict, total=False):
     about: Mapping[str, Any]  # names for config.json: system, preset, task, data, init, from
     device: str | None  # default: this rank's GPU, or the CPU
     trackers: Sequence[str]  # default: tensorboard
-    probe: Probe | None  # measured at every checkpoint, into metrics.jsonl
+    probe: Probe | None  # measured every train.validate_every steps, or at checkpoints, into metrics.jsonl
     quiet: bool  # nothing on standard error
 
 
@@ -102,6 +102,9 @@ def finetune(
             _copy_parts(body, options, tell)
         return build_task(recipe, task, body, tokenizer)
 
+    if recipe.train.validate_every and "val" in (evaluate_on or {}):
+        options.setdefault("probe", _validation(recipe, (evaluate_on or {})["val"], tokenizer))
+
     def score(model: Task) -> dict[str, Result]:
         readers = (evaluate_on or {}).items()
         return {split: evaluate(model, recipe, reader, split, tokenizer, about=about)[0] for split, reader in readers}
@@ -110,13 +113,20 @@ def finetune(
 
 
 def evaluate(
-    task: Task, recipe: Recipe, reader: Reader, split: str, tokenizer: Tokenizer, *, about: Mapping[str, Any] | None = None
+    task: Task,
+    recipe: Recipe,
+    reader: Reader,
+    split: str,
+    tokenizer: Tokenizer,
+    *,
+    about: Mapping[str, Any] | None = None,
+    limit: int | None = None,
 ) -> tuple[Result, Evaluation]:
-    """Score a task on a reader, in the reader's order, in one process."""
+    """Score a task on a reader (its first `limit` samples), in the reader's order, in one process."""
     began = time.perf_counter()
     device = next(task.parameters()).device
     collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
-    questions = InOrder(reader, collate, task.label, Draw(recipe.train.seed), recipe.data.image, EVALUATION_BATCH)
+    questions = InOrder(reader, collate, task.label, Draw(recipe.train.seed), recipe.data.image, EVALUATION_BATCH, limit)
     broken: list[Broken] = []
 
     def batches() -> Iterator[Batch]:
@@ -143,6 +153,16 @@ def evaluate(
         share = f"{len(broken)} of {len(reader)} samples have unreadable pictures, above data.max_broken={recipe.data.max_broken:g}"
         raise UserError(f"{split}: {share}; the first is {broken[0].path or broken[0].key}: {broken[0].reason}")
     return result, evaluation
+
+
+def _validation(recipe: Recipe, reader: Reader, tokenizer: Tokenizer) -> Probe:
+    """The task's metrics on the first samples of `val`."""
+
+    def probe(model: Trainable) -> dict[str, float]:
+        assert isinstance(model, Task)
+        return evaluate(model, recipe, reader, "val", tokenizer, limit=recipe.train.validate_on)[0]["metrics"]
+
+    return probe
 
 
 def build_system(recipe: Recipe, system: type[System], tokenizer: Tokenizer) -> System:

@@ -151,7 +151,7 @@ def test_a_probe_sees_the_model_and_disturbs_nothing(tmp_path):
     pretrain(recipe(), Toy, sources(), tmp_path / "a", probe=probe, **QUIET)
     train(tmp_path / "b")
     assert seen == [False] * 3
-    assert [line["step"] for line in toy_run.log_of(tmp_path / "a") if "probe/answer" in line] == [3, 6, 8]
+    assert [line["step"] for line in toy_run.log_of(tmp_path / "a") if "val/answer" in line] == [3, 6, 8]
     assert toy_run.state_of(tmp_path / "a")["model.safetensors"] == toy_run.state_of(tmp_path / "b")["model.safetensors"]
 
 
