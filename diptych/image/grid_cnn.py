@@ -59,13 +59,14 @@ class GridCNN(nn.Module):
         )
         self.norm = nn.LayerNorm(width, config.eps)
         self.place = Place(width) if config.place else None
-        self.to(memory_format=torch.channels_last)  # the faster layout for small convolutions
 
     def forward(self, images: Images) -> Visual:
         cell = self.config.cell
         x_ICHW = normalise(images, self.config.mean, self.config.std)
         height, width = x_ICHW.shape[-2:]
         margin = (0, -width % cell, 0, -height % cell)
+        # the faster layout for small convolutions. Not for the weights: torch's fused AdamW on CPUs reads memory in order, and
+        # moments that come back from a checkpoint are laid out plainly
         x_ICHW = F.pad(x_ICHW, margin).contiguous(memory_format=torch.channels_last)
         is_padded = any(margin) or not bool(images.mask_IHW.all())
         mask_IHW = F.pad(images.mask_IHW, margin) if is_padded else None

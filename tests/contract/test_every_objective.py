@@ -45,8 +45,6 @@ def rows(encoded, batch: Batch, index: list[int]):
     part = type(encoded)(*(tensor[at] for tensor in encoded))
     if isinstance(encoded, Fused):
         return part, batch.rows(at)
-    place_of = {picture: place for place, picture in enumerate(index)}
-    batch = batch.rows(torch.tensor([b for b, i in enumerate(batch.image_of_BN[:, 0].tolist()) if i in place_of]))
     images, regions = batch.images, batch.regions
     place = {picture: n for n, picture in enumerate(index)}
     kept = [b for b, picture in enumerate(batch.image_of_BN[:, 0].tolist()) if picture in place]

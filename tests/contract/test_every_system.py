@@ -1,19 +1,25 @@
 """What every system keeps, found by looking: each module of diptych/systems, in its preset `tiny`."""
 
+import io
 import json
 from collections import defaultdict
 from dataclasses import replace
+from functools import cache
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diptych import config, find
 from diptych.contracts import IGNORE, Batch, Box, Images, Phrase, Sample, System
 from diptych.data.collate import Collate
+from diptych.data.mixture import Source
 from diptych.draw import Draw
 from diptych.text.tokenizer import wordpiece
+from diptych.train.loop import Loop
+from diptych.train.run import pretrain
 
 WORDS = ["a", "red", "blue", "green", "dog", "cat", "gira", "##ffe", "ball", "the", "small", "is", "and", "there", "are", "two"]
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
@@ -27,7 +33,7 @@ def sample(i: int) -> Sample:
     texts = (f"a {colour} {thing}", f"the small {thing} is {colour} and there are two")
     return Sample(
         key=f"sample-{i}",
-        images=(bytes([i]),),
+        images=(png(i),),
         texts=texts,
         false_texts=tuple(text.replace(colour, other) for text in texts),
         phrases=tuple((Phrase(text.index(colour), text.index(colour) + len(colour), "colour", 0),) for text in texts),
@@ -48,6 +54,13 @@ class Samples:
 
 def picture(i: int) -> np.ndarray:
     return np.random.default_rng(i).integers(0, 256, (*SIZES[i % 3], 3), dtype=np.uint8)
+
+
+@cache
+def png(i: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(i)).save(file, "png")
+    return file.getvalue()
 
 
 def hinges(name: str) -> list[str]:
@@ -84,7 +97,10 @@ class Case:
         return replace(system.corrupt(system.label(batch), Draw(3)), samples=(), phrases=(), others=())
 
 
-@pytest.fixture(params=[spec for name in sorted(find.catalogue("systems")) for spec in hinges(name)])
+SPECS = [spec for name in sorted(find.catalogue("systems")) for spec in hinges(name)]
+
+
+@pytest.fixture(params=SPECS)
 def case(request) -> Case:
     return Case(request.param)
 
@@ -198,6 +214,32 @@ def test_configuration_and_weights_make_the_same_system_again(case):
     with torch.no_grad():
         for name, term in system(batch).items():
             assert torch.equal(again(batch)[name].sum, term.sum)
+
+
+def test_three_steps_are_three_steps_with_a_crash_between(case, tmp_path, monkeypatch):
+    """Weights, optimiser and whatever the system commits after a step, bit for bit."""
+    train = case.recipe.train.model_copy(update={"steps": 3, "batch_size": 4, "checkpoint_every": 2})
+    recipe = case.recipe.model_copy(update={"train": train})
+
+    def run(name: str) -> None:
+        pretrain(recipe, case.cls, [Source("samples", Samples())], tmp_path / name, tokenizer=TOKENIZER, trackers=(), quiet=True)
+
+    run("whole")
+    report = Loop.report
+
+    def crash(loop: Loop, outcome) -> None:
+        report(loop, outcome)
+        if loop.progress.step == 3:
+            raise RuntimeError("crash")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "report", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            run("again")
+    assert [path.name for path in (tmp_path / "again" / "checkpoints").iterdir()] == ["step-00000002"]
+    run("again")
+    for file in ("model.safetensors", *(f"checkpoints/step-00000003/{kind}.safetensors" for kind in ("model", "optimizer"))):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
 def test_every_preset_is_a_recipe_of_this_system(case):
