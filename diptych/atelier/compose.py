@@ -86,10 +86,14 @@ class Sprite(NamedTuple):
 @cache
 def sprite(slug: str, family: str, size: int, flip: bool = False) -> Sprite:
     """A drawing with its longer side at `size` pixels, then trimmed to what is visible."""
+    if flip:
+        plain = sprite(slug, family, size)
+        level, alpha, natural = (layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in plain[:3])
+        return plain._replace(level=level, alpha=alpha, natural=natural)
     picture = _drawing(slug, family)
     scale = size / max(picture.size)
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BOX)
-    rgba = _trimmed(np.asarray(small))[:, :: -1 if flip else 1]
+    rgba = _trimmed(np.asarray(small))
     luminance = rgba[..., :3] @ np.array([0.299, 0.587, 0.114])
     low, middle, high = np.percentile(luminance[rgba[..., 3] >= 128], [4, 50, 96])
     # a flat drawing stays flat: the ends of the ramp are at least 60 grey levels from its middle
