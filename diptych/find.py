@@ -353,7 +353,10 @@ def _reader_classes(spec: Spec, root: Path, purpose: str | None) -> dict[str, An
     if not root.exists():
         raise UserError(f"--data {spec.text}: no such file or folder{_near_path(root)}")
     found = _contents(root)
-    looked_for = "looked for " + "; or ".join(f"{entry.needs or entry.about} ({name})" for name, entry in fit.items())
+    if purpose or spec.kind:
+        looked_for = "looked for " + "; or ".join(f"{entry.needs or entry.about} ({name})" for name, entry in fit.items())
+    else:
+        looked_for = "looked for captions.jsonl, a .jsonl file of questions, or a public layout (`diptych list data`)"
     if not found:
         raise UserError(f"--data {spec.text}: the {'folder' if root.is_dir() else 'file'} is empty; {looked_for}")
     able = {name: cls for name in fit if (cls := _reader_class(name)).recognises(root)}
@@ -361,7 +364,9 @@ def _reader_classes(spec: Spec, root: Path, purpose: str | None) -> dict[str, An
         return able
     others = [name for name in known if name not in fit and _reader_class(name).recognises(root)]
     instead = "".join(f"; {name} can read it, for {', '.join(known[name].purposes)}" for name in others)
-    raise UserError(f"--data {spec.text}: nothing for {purpose or 'any purpose'} in it (found {found}); {looked_for}{instead}")
+    raise UserError(
+        f"--data {spec.text}: nothing {f'for {purpose}' if purpose else 'known'} in it (found {found}); {looked_for}{instead}"
+    )
 
 
 def _reader_class(name: str) -> Any:

@@ -110,6 +110,12 @@ def test_it_is_a_module_too():
         ("convert vlit a b", "unknown kind of weights 'vlit'; did you mean 'vilt'?"),
         ("list system", "no such list; did you mean 'systems'?"),
         ("data make scene", "no such embedded data; did you mean 'scenes'?"),
+        ("data check scene", "diptych: scene: no such file or folder; did you mean 'scenes'?"),
+        ("data check here", "diptych: here: the folder is empty; looked for captions.jsonl"),
+        ("data check fodler:here", "fodler:here: no reader 'fodler'; did you mean 'folder'?"),
+        ("data check here --set text.vocb=x", "--set text.vocb=x: unknown key 'text.vocb'; did you mean 'vocab'?"),
+        ("data show hree", "diptych: hree: no such file or folder; did you mean 'here'?"),
+        ("data show here --n 0", "Invalid value for '--n'"),
         ("demo --quick --full", "--quick and --full exclude each other"),
         ("pretrian vilt", "No such command 'pretrian'"),
         ("pretrain vilt:tiny --reusme auto", "No such option: --reusme"),
@@ -132,6 +138,30 @@ def test_pictures_without_captions(type_: Type, tmp_path: Path):
     said = mistake(type_("pretrain", "vilt:tiny", "--data", "mine"))
     assert "found 3 pictures" in said
     assert "captions.jsonl" in said
+
+
+def test_data_check_exits_by_its_verdict(type_: Type, tmp_path: Path):
+    captioned(tmp_path / "mine")
+    good = type_("data", "check", "mine")
+    assert good.code == 0, good.err
+    assert good.out.splitlines()[-1] == "next: diptych pretrain vilt:tiny --data mine"
+    with (tmp_path / "mine/captions.jsonl").open("a") as file:
+        file.write('{"image": "9999.jpg", "caption": "a ghost"}\n')
+    bad = type_("data", "check", "mine", "--json")
+    assert bad.code == 2
+    assert bad.err == "diptych: mine: not usable: captions without a picture\n"
+    told = json.loads(bad.out)
+    assert not told["usable"]
+    assert told["data"][0]["problems"][0]["places"] == ["mine/captions.jsonl:25: no picture mine/9999.jpg"]
+    assert told["data"][0]["next"] == "diptych data check mine"
+
+
+def test_data_show_makes_a_page_or_says_why_not(type_: Type, tmp_path: Path):
+    captioned(tmp_path / "mine")
+    assert json.loads(type_("data", "show", "mine", "--n", 3, "--json").out)["page"] == "sheet.html"
+    assert (tmp_path / "sheet.html").read_text().count("<figure>") == 3
+    assert "did you mean 'train'?" in mistake(type_("data", "show", "mine", "--split", "trian"))
+    assert "--out mine: cannot be written" in mistake(type_("data", "show", "mine", "--out", "mine"))
 
 
 def test_a_program_error_is_ours(type_: Type, monkeypatch: pytest.MonkeyPatch):

@@ -81,7 +81,8 @@ class Report:
     held: dict[str, dict[str, Held]] = field(default_factory=dict)  # reader -> split -> numbers
     problems: list[tuple[str, Problem]] = field(default_factory=list)  # with the reader they keep from being used; "": all
     pictures: dict[str, set[str]] = field(default_factory=dict)  # path -> splits
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of the pictures that were decoded
+    looked: int = 0  # pictures that were drawn to be decoded
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of those that could be
     languages: Counter[str] = field(default_factory=Counter)
     captions: Counter[int] = field(default_factory=Counter)  # by hash: millions of texts would fill the memory
     answers: Counter[str] = field(default_factory=Counter)
@@ -99,7 +100,7 @@ class Report:
     @property
     def verdict(self) -> str:
         kinds = Counter(problem.kind for _, problem in self.problems if problem.is_fatal)
-        fatal = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        fatal = ", ".join(f"{kind}{f' ({count:,})' if count > 1 else ''}" for kind, count in kinds.items())
         if not self.usable:
             return f"not usable: {fatal or 'nothing in it'}"
         rest = sorted({purpose for purposes in self.purposes.values() for purpose in purposes} - set(self.usable))
@@ -197,6 +198,7 @@ def check(
                     report.words.add(text, tokenizer.encode(text, WHOLE), tokenizer.unk_id)
             number += 1
         report.held[reader_name][of] = Held(len(reader), len(pictures), texts)
+    report.looked = len(looked)
     report.problems += [("", problem) for problem in (*_unreadable(report, looked), *_twins(report, looked), *_of_texts(report))]
     if not split:
         report.problems += [(reader, problem) for reader, problem in _missing_splits(report)]
@@ -332,7 +334,7 @@ def _missing_splits(report: Report) -> Iterator[tuple[str, Problem]]:
 
 def lines(report: Report) -> list[str]:
     """The report for a person, without its verdict."""
-    told = [f"{report.name}: {len(report.pictures):,} pictures"]
+    told = [f"{report.name}: {len(report.pictures):,} picture{'s' * (len(report.pictures) != 1)}"]
     for reader, held in report.held.items():
         told.append(f"  {reader}, for {', '.join(report.purposes[reader])}")
         heading = "questions" if "vqa" in report.purposes[reader] else "captions"
@@ -350,9 +352,10 @@ def lines(report: Report) -> list[str]:
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     words, text = report.words, report.recipe.text
     if report.sizes:
-        of = "all" if len(report.sizes) == len(report.pictures) else f"a drawn {len(report.sizes):,} of {len(report.pictures):,}"
+        drawn = "all" if report.looked == len(report.pictures) else f"drawn {report.looked:,}"
+        read = "decoded" if len(report.sizes) == report.looked else f"looked at, {len(report.sizes):,} decoded"
         sizes = " to ".join(dict.fromkeys(f"{width} x {height}" for width, height in _spread(report.sizes).values()))
-        yield "pictures", f"{of} decoded; {sizes} pixels"
+        yield "pictures", f"{drawn} {read}; {sizes} pixels"
     if report.captions:
         languages = ", ".join(f"{language} {count:,}" for language, count in report.languages.most_common(8))
         more = f" and {len(report.languages) - 8} more" if len(report.languages) > 8 else ""

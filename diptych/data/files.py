@@ -90,8 +90,8 @@ def no_split(data_set: str, split: str, splits: Iterable[str], root: Path) -> No
 def empty_split(data_set: str, split: str, splits: Iterable[str], root: Path, pictures: int) -> NoSplit:
     """A hashed split that few pictures left empty, and what to do."""
     said = f"a hash gives it {HASHED[split]} % of the pictures, and there are {pictures}"
-    cure = "say in a 'split' field of every line what goes where, or use 'all'"
-    return NoSplit(f"{data_set} in {root} have nothing in split '{split}': {said}; {cure}", list(splits))
+    cure = "say in a 'split' field of every line what goes where, or use split 'all'"
+    return NoSplit(f"{data_set} in {root} has nothing in split '{split}': {said}; {cure}", list(splits))
 
 
 def relative(name: str) -> str:

@@ -28,7 +28,7 @@ from diptych.contracts import Sample
 from diptych.data import files
 from diptych.data.files import Problem
 
-_NAME = "The pictures"
+_NAME = "The data"
 _KINDS = (".jsonl", ".csv", ".tsv")
 _TABLES = [f"{name}{kind}" for name in ("captions", "metadata") for kind in _KINDS]
 _IMAGE = ("image", "file_name", "filename", "file", "path")
@@ -62,7 +62,7 @@ class Folder:
 
     @classmethod
     def open(cls, root: Path, split: str, limit: int | None = None) -> Folder:
-        lines, problems = _read(root)
+        lines, _, problems = _read(root)
         files.refuse(problems)
         wanted = [line for line in lines if split in ("all", _split(line))]
         if not wanted:
@@ -75,11 +75,11 @@ class Folder:
     @classmethod
     def survey(cls, root: Path) -> tuple[dict[str, Folder], list[Problem]]:
         """Every split as far as it can be read, and all that is amiss: what `open` stops at, and pictures that are not used."""
-        lines, problems = _read(root)
+        lines, named, problems = _read(root)
         by_split: dict[str, list[_Line]] = {}
         for line in lines:
             by_split.setdefault(_split(line), []).append(line)
-        return {split: cls(root, split, None, its) for split, its in by_split.items()}, problems + _unused(root, lines)
+        return {split: cls(root, split, None, its) for split, its in by_split.items()}, problems + _unused(root, named)
 
     def __init__(self, root: Path, split: str, limit: int | None, lines: Sequence[_Line]):
         self._table, self._settings = _table(root), (split, limit)
@@ -111,8 +111,8 @@ class Folder:
 # ------------------------------------------------------------------------------------------------- reading the folder
 
 
-def _read(root: Path) -> tuple[list[_Line], list[Problem]]:
-    """What the folder says of pictures that are there, in order, and everything that keeps it from being used as it is."""
+def _read(root: Path) -> tuple[list[_Line], set[str], list[Problem]]:
+    """What the folder says of pictures that are there, in order; pictures it names; and all that keeps it from use as it is."""
     table = _table(root)
     folder = root if root.is_dir() else root.parent
     problems: list[Problem] = []
@@ -125,7 +125,7 @@ def _read(root: Path) -> tuple[list[_Line], list[Problem]]:
     else:
         raise UserError(f"{root}: no such folder, nor a {', '.join(_KINDS)}")
     silent = {line.where for line in lines if not line.captions}
-    problems += [Problem("pictures without caption", f"{x.where}: no caption for {x.image}") for x in lines if x.where in silent]
+    problems += [Problem("lines without a caption", f"{x.where}: no caption for {x.image}") for x in lines if x.where in silent]
     gone = files.absent(folder, dict.fromkeys(line.image for line in lines))
     problems += [
         Problem("captions without a picture", f"{line.where}: no picture {folder / line.image}")
@@ -138,7 +138,8 @@ def _read(root: Path) -> tuple[list[_Line], list[Problem]]:
             for line in lines
             if not line.split
         ]
-    return [line for line in lines if line.where not in silent and line.image not in gone], problems
+    sound = [line for line in lines if line.where not in silent and line.image not in gone]
+    return sound, {line.image for line in lines}, problems
 
 
 def _of_table(table: Path, problems: list[Problem]) -> Iterator[_Line]:
@@ -187,12 +188,11 @@ def _line(where: str, row: Mapping[str, Any]) -> _Line:
     return _Line(where, files.relative(image), texts, split, language or "en", group)
 
 
-def _unused(root: Path, lines: Sequence[_Line]) -> list[Problem]:
+def _unused(root: Path, named: set[str]) -> list[Problem]:
     """Pictures that the table does not name, or texts beside no picture: no harm, but seldom meant."""
     if not root.is_dir():
         return []
     if _table(root):
-        named = {line.image for line in lines}
         extra = [path for path in _pictures(root) if path.relative_to(root).as_posix() not in named]
         return [Problem("pictures without caption", f"{path}: not in {_table(root)}", is_fatal=False) for path in extra]
     pictures = {path.with_suffix("") for path in _pictures(root)}

@@ -27,7 +27,7 @@ from diptych.contracts import Sample
 from diptych.data import files
 from diptych.data.files import Problem
 
-_NAME = "The questions"
+_NAME = "The data"
 _ANNOTATORS = 10
 
 

@@ -114,7 +114,7 @@ class Attention(nn.Module):
         return self.out(multi_head(self, self.heads, q, k, v, mask, self.dropout if self.training else 0.0))
 
     def packed(self, x_PD: Tensor, seats: Seats, read_R: Tensor | None = None) -> Tensor:
-        """Self-attention of packed tokens among those on their bench: [R, D] of the tokens that `read_R` names, or [P, D] of all."""
+        """Self-attention of packed tokens among those on their bench: [R, D] of the tokens `read_R` names, or [P, D] of all."""
         dropout = self.dropout if self.training else 0.0
         if read_R is None:
             q, k, v = seats.seat(self.qkv(x_PD)).chunk(3, -1)

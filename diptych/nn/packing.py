@@ -3,9 +3,9 @@
     x_BTD, mask_BT --pack--> x_PD       what concerns one token at a time (norms, linear layers, perceptrons) works on the list
                              x_PD --seat--> benches [S, N, D] --attention--> benches --rise--> x_PD
 
-Where tokens meet others, those that meet the same others sit on one bench: a row's tokens for self-attention; for a look at a picture
-all tokens of all rows that share it, so that its keys and values are neither copied nor met twice. Exact: a token's result is
-what it would be in its own padded row. Letters: P packed tokens, S benches, N seats of a bench.
+Where tokens meet others, those that meet the same others sit on one bench: a row's tokens for self-attention; for a look at a
+picture all tokens of all rows that share it, so that its keys and values are neither copied nor met twice. Exact: a token's result
+is what it would be in its own padded row. Letters: P packed tokens, S benches, N seats of a bench, R tokens that are read.
 """
 
 from __future__ import annotations

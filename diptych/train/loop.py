@@ -29,7 +29,7 @@ from diptych.train.signals import Interrupted, StopRequest
 from diptych.train.step import Outcome, Stepper, Sums, add_sums
 
 Probe = Callable[[Trainable], dict[str, float]]
-"""Measures a model during training, on `val` as a rule. It must leave the weights alone; what it draws or how long it takes changes nothing."""
+"""Measures a model on `val` during training. It must leave the weights alone; its draws and its time change nothing."""
 
 
 @dataclass
@@ -86,9 +86,9 @@ class Loop:
                 self.report(outcome)
                 if self._is_due(self.train.validate_every or self.train.checkpoint_every):
                     self.measure()
-                if self._is_due(self.train.checkpoint_every):
-                    if not self.progress.skipped_in_a_row or self.progress.step == self.train.steps:
-                        self.save()
+                is_sound = not self.progress.skipped_in_a_row or self.progress.step == self.train.steps
+                if is_sound and self._is_due(self.train.checkpoint_every):
+                    self.save()
         return self.progress
 
     def fetch(self, items: Iterator[Delivery | Refusal]) -> Fetched:

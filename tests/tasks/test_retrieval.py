@@ -33,7 +33,7 @@ class Toy(System):
         mask_IV = batch.images.mask_IHW[:, 0].unflatten(1, (-1, 16))[..., 0]
         return Visual(self.colour(stripe_I3V.transpose(1, 2)), mask_IV, torch.zeros(*mask_IV.shape, 4))
 
-    def fuse(self, batch, visual=None):
+    def fuse(self, batch, visual=None, read_BT=None):
         visual = visual or self.see(batch)
         picture_B = batch.image_of_BN[:, 0]
         mask_BV1, mask_BT1 = visual.mask_IV[picture_B, :, None], batch.text_mask_BT[..., None]

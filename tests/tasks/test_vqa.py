@@ -34,7 +34,7 @@ class Toy(System):
         self.word, self.colour = torch.nn.Embedding(vocab_size, width), torch.nn.Linear(3, width)
         self.decoder = torch.nn.Linear(width, vocab_size)
 
-    def fuse(self, batch, visual=None):
+    def fuse(self, batch, visual=None, read_BT=None):
         colour_ID = self.colour(batch.images.pixel_I3HW.float().mean((2, 3)) / 255)
         text_BTD = self.word(batch.text_BT) + colour_ID[batch.image_of_BN[:, :1]]
         mask_BT1 = batch.text_mask_BT[..., None]

@@ -91,7 +91,8 @@ class Toy(System):
     def after_step(self) -> None:
         total_W = dist.sum_tensor(sum((part for part, _ in self.staged), torch.zeros_like(self.mean_W)))
         count = dist.sum_counts({"rows": sum(n for _, n in self.staged)})["rows"]
-        self.mean_W.mul_(0.9).add_(0.1 * total_W / count)
+        if count:  # a task that does not go through `forward` stages nothing
+            self.mean_W.mul_(0.9).add_(0.1 * total_W / count)
         self.discard_step()
 
     def discard_step(self) -> None:
