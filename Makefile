@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all check bench docs clean
 
 setup: $(STAMP)  ## virtual environment with Diptych and its development tools
 
@@ -30,5 +30,12 @@ check: setup  ## format, lint and types; changes nothing
 bench: setup  ## speed and memory, each as a ratio to a named peer in the same run
 	$(PY) -m benchmarks
 
+docs: $(VENV)/bin/zensical  ## the pages of docs/ as a site, in site/
+	$(VENV)/bin/zensical build --clean --strict
+
+$(VENV)/bin/zensical: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 clean:  ## remove the virtual environment and caches; runs and data stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .cache site
