@@ -26,6 +26,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from diptych import config
+from diptych.config import UserError
 from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
 from diptych.nn.attention import Attention, is_recording, multi_head
@@ -87,9 +88,8 @@ class DualStream(nn.Module):
         """`read_BT`: the text positions whose states are wanted, beside [CLS]; the last layer is computed for those alone."""
         pictures = image_of_BN.shape[1]
         if pictures > self.config.pictures:
-            raise ValueError(
-                f"rows of {pictures} pictures, but a fusion for {self.config.pictures}; set fusion.pictures={pictures}"
-            )
+            places = self.config.pictures
+            raise UserError(f"rows of {pictures} pictures, but a hinge for {places}: set system.fusion.pictures={pictures}")
         visual = visual._replace(token_IVD=self.image_norm(visual.token_IVD))
         rows = of_rows(visual, image_of_BN)
         image_BVD = rows.token_BVD if self.slot is None else rows.token_BVD + self.slot(rows.slot_BV)
@@ -102,9 +102,13 @@ class DualStream(nn.Module):
             place_IVD = 0 if self.place is None else self.place(visual.box_IV4)
             source = Source(visual.token_IVD, visual.token_IVD + place_IVD, visual.mask_IV)
             looking = Seats.of_bench(image_of_BN[text.bench_P, 0], len(visual.mask_IV))
-        read_R = None if read_BT is None else text.places(read_BT)
-        last = len(self.text_layers) - 1
+        read_R = None
+        if read_BT is not None:
+            is_first_T = torch.arange(read_BT.shape[1], device=read_BT.device) == 0
+            read_R = text.places(read_BT | is_first_T)
+        last, middle_PD = len(self.text_layers) - 1, text_PD
         for n, layer in enumerate(self.text_layers):
+            middle_PD = text_PD
             words_BTD = None if self.image_layers is None else text.seat(text_PD)
             text_PD = layer(text_PD, text, source, looking, read_R if n == last else None)
             if self.image_layers is not None and words_BTD is not None:
@@ -112,9 +116,11 @@ class DualStream(nn.Module):
                 image_BVD = image.seat(image_QD)
                 source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
         text_BTD = (text if read_R is None else text.only(read_R)).seat(self.text_norm(text_PD))
+        middle_BTD = text.seat(middle_PD)
         if self.image_final_norm is not None:
             image_BVD = self.image_final_norm(image_BVD)
-        return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, self.pooler(text_BTD))
+        pooled_BD = self.pooler(text_BTD)
+        return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, pooled_BD, middle_BTD)
 
 
 class StreamLayer(nn.Module):

@@ -175,6 +175,21 @@ def test_rows_that_share_a_picture_see_what_rows_with_their_own_copy_see(case):
             torch.testing.assert_close(shared, copied)
 
 
+def test_states_that_are_read_are_those_of_a_whole_pass(case):
+    """However few they are; [CLS] and what is pooled from it always are."""
+    if not offers_fuse(case):
+        pytest.skip("no fusion")
+    system = case.build().eval()
+    batch = case.batch(system)
+    with torch.no_grad():
+        whole = system.fuse(batch)
+        for read_BT in (torch.zeros_like(batch.text_mask_BT), (batch.text_BT % 2 == 0) & batch.text_mask_BT):
+            some = system.fuse(batch, read_BT=read_BT)
+            torch.testing.assert_close(some.pooled_BD, whole.pooled_BD)
+            torch.testing.assert_close(some.text_BTD[:, 0], whole.text_BTD[:, 0])
+            torch.testing.assert_close(some.text_BTD[read_BT], whole.text_BTD[read_BT])
+
+
 def test_padding_of_texts_and_pictures_changes_nothing(case):
     system = case.build().eval()
     batch = case.batch(system)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from diptych.config import UserError
 from diptych.contracts import Visual
 from diptych.fusion.dual_stream import DualStream
 from diptych.fusion.single_stream import SingleStream
@@ -143,5 +144,5 @@ def test_looking_starts_as_a_comparison():
 
 def test_more_pictures_than_places_is_an_error_that_says_what_to_set():
     text, text_mask, visual = example()
-    with pytest.raises(ValueError, match=r"fusion\.pictures=2"):
+    with pytest.raises(UserError, match=r"system\.fusion\.pictures=2"):
         build()(text, text_mask, visual, PICTURES)
