@@ -93,9 +93,10 @@ def sprite(slug: str, family: str, size: int, flip: bool = False) -> Sprite:
     picture = _drawing(slug, family)
     scale = size / max(picture.size)
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BOX)
-    rgba = _trimmed(np.asarray(small))
+    rgba = _trimmed(np.asarray(small.convert("RGBA")))
     luminance = rgba[..., :3] @ np.array([0.299, 0.587, 0.114])
-    low, middle, high = np.percentile(luminance[rgba[..., 3] >= 128], [4, 50, 96])
+    ordered = np.sort(luminance[rgba[..., 3] >= 128])
+    low, middle, high = np.interp(np.array([0.04, 0.5, 0.96]) * (len(ordered) - 1), np.arange(len(ordered)), ordered)
     # a flat drawing stays flat: the ends of the ramp are at least 60 grey levels from its middle
     level = np.interp(luminance - middle, [-max(middle - low, 60), 0, max(high - middle, 60)], [0, 0.5, 1])
     layers = [np.ascontiguousarray(layer, np.uint8) for layer in (level * 255, rgba[..., 3], rgba[..., :3])]
@@ -104,7 +105,8 @@ def sprite(slug: str, family: str, size: int, flip: bool = False) -> Sprite:
 
 @cache
 def _drawing(slug: str, family: str) -> Image.Image:
-    return Image.fromarray(_trimmed(load().sprite(slug, family)))
+    """With premultiplied alpha, which is what pictures are scaled in."""
+    return Image.fromarray(_trimmed(load().sprite(slug, family))).convert("RGBa")
 
 
 def _trimmed(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
