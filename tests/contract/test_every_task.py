@@ -21,10 +21,15 @@ SYSTEMS = [name for name in find.catalogue("systems") if find.system_class(name)
 
 
 def variants(name: str) -> list[str]:
-    """`vqa`, or `vqa+head=classifier` and so on."""
-    fields = find.task_class(name).Config.model_fields
-    choices = {key: get_args(field.annotation) for key, field in fields.items() if get_origin(field.annotation) is Literal}
-    return [f"{name}+{key}={value}" for key, values in choices.items() if len(values) > 1 for value in values] or [name]
+    """The task as it comes, and with each other choice that its Config offers: `vqa`, `vqa+head=cloze`."""
+    fields = find.task_class(name).Config.model_fields.items()
+    choices = [
+        (key, value, field)
+        for key, field in fields
+        if get_origin(field.annotation) is Literal
+        for value in get_args(field.annotation)
+    ]
+    return [name, *(f"{name}+{key}={value}" for key, value, field in choices if value != field.default)]
 
 
 @pytest.fixture(scope="module")
