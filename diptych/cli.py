@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -76,7 +76,7 @@ def demo(
     with _work(as_json) as say:
         from diptych.study.demo import demo as run_demo
 
-        say(run_demo("quick" if quick else "full" if full else "default", out), f"report: {out / 'report.html'}")
+        say(run_demo("quick" if quick else "full" if full else "default", out, call), f"report: {out / 'report.html'}")
 
 
 @app.command()
@@ -471,13 +471,14 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    sys.exit(_run())
+    sys.exit(call())
 
 
-def _run() -> int:
+def call(words: Sequence[str] | None = None) -> int:
+    """Carry out one command line (default: this process's own); its exit code. Complaints go to standard error."""
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer Typers carry inside themselves
     try:
-        return app(prog_name="diptych", standalone_mode=False) or 0
+        return app(None if words is None else list(words), prog_name="diptych", standalone_mode=False) or 0
     except usage_error as error:
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
         if "\n" in message:  # a bare `diptych` asks for help

@@ -261,6 +261,11 @@ class Fused(NamedTuple):
     image_slot_BV: Tensor  # int64: which of the row's N pictures a visual token belongs to
     box_BV4: Tensor
     pooled_BD: Tensor
+    middle_BTD: Tensor | None = None  # the text before the last layer, from encoders that hand it out
+
+    def rows(self, index_R: Tensor) -> Fused:
+        """The rows named by `index_R`, in that order."""
+        return Fused._make(None if part is None else part[index_R] for part in self)
 
 
 class Towers(NamedTuple):

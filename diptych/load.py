@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
+from torch import Tensor
 
 from diptych import find
 from diptych.checkpoint import load_weights, read_weights, weights_of, write_file, write_json
@@ -28,6 +29,7 @@ from diptych.data.collate import Collate
 from diptych.data.picture import BrokenPicture, decode, decode_sample
 from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
+from diptych.nn.transport import transport
 from diptych.text import tokenizer as vocabulary
 
 Picture = str | Path | bytes | Image | NDArray[np.uint8]
@@ -50,6 +52,14 @@ class Look(NamedTuple):
 
     weight_V: NDArray[np.float32]
     box_V4: NDArray[np.float32]  # xyxy in [0, 1]
+
+
+class Moved(NamedTuple):
+    """Where optimal transport takes each word of a text."""
+
+    words: tuple[str, ...]
+    weight_WV: NDArray[np.float32]  # the share of each word's mass on each piece of the picture
+    box_V4: NDArray[np.float32]
 
 
 class Reply(NamedTuple):
@@ -139,10 +149,30 @@ class Model:
         else:
             (yes,) = self.match(image, text)
             verb, guesses = "match", [Guess("matches", yes), Guess("does not match", 1 - yes)]
+        return Reply(verb, guesses, decode(_stored(image)), self.look(image, text))
+
+    @torch.inference_mode()
+    def transport(self, image: Picture, text: str) -> Moved:
+        """Which cells or patches each word is moved to most cheaply (nn/transport.py)."""
+        batch = self._rows(image, [text], labelled=False)
+        fused, word_T = self.system.fuse(batch), batch.word_BT[0]
+        placed_V = _placed(fused)
+        plan_BTV = transport(fused.text_BTD, (word_T >= 0)[None], fused.image_BVD, placed_V[None]).plan_BTV
+        words = int(word_T.max()) + 1
+        weight_WV = plan_BTV.new_zeros(words, len(placed_V)).index_add(0, word_T[word_T >= 0], plan_BTV[0, word_T >= 0])
+        encoding = self.tokenizer.encode(text, self.recipe.text.max_tokens)
+        spans = [[o for o, w in zip(encoding.offsets, encoding.words, strict=True) if w == word] for word in range(words)]
+        said = tuple(text[span[0][0] : span[-1][1]] for span in spans)
+        return Moved(said, weight_WV[:, placed_V].cpu().numpy(), fused.box_BV4[0, placed_V].float().cpu().numpy())
+
+    @torch.inference_mode()
+    def look(self, image: Picture, text: str) -> Look:
+        """What the hidden word looks at: the first [MASK] (of a cloze, behind the question), or else [CLS]."""
         batch = self._rows(image, [text])
+        hidden = (batch.text_BT[0] == self.tokenizer.mask_id).nonzero()[:, 0].tolist()
         with record() as seen:
             fused = self.system.fuse(batch)
-        return Reply(verb, guesses, decode(_stored(image)), _look(seen, fused))
+        return _look(seen, fused, hidden[0] if hidden else 0)
 
     # ------------------------------------------------------------------------------------------------------ exchange
 
@@ -226,14 +256,14 @@ def _stored(image: Picture) -> Path | bytes:
     return buffer.getvalue()
 
 
-def _look(seen: Sequence[Seen], fused: Fused) -> Look:
-    """Attention from the first text token to the visual tokens, averaged over heads and over the upper half of the layers.
+def _look(seen: Sequence[Seen], fused: Fused, place: int) -> Look:
+    """Attention from the text token at `place` to the visual tokens, averaged over heads and over the upper half of the layers.
 
     A single stream has keys [text ; picture]; a cross-attention from text to picture has the picture's alone.
     """
     text, visual = fused.text_BTD.shape[1], fused.image_BVD.shape[1]
     layers_LV = [
-        prob_BHTS[0, :, 0, -visual:].mean(0)
+        prob_BHTS[0, :, place, -visual:].mean(0)
         for _, prob_BHTS in seen
         if tuple(prob_BHTS.shape[2:]) in ((text + visual, text + visual), (text, visual))
     ]
@@ -241,10 +271,14 @@ def _look(seen: Sequence[Seen], fused: Fused) -> Look:
         weight_V = torch.stack(layers_LV[len(layers_LV) // 2 :]).mean(0)
     else:
         weight_V = torch.zeros(visual, device=fused.image_BVD.device)
-    box_V4 = fused.box_BV4[0].float()
-    # a token for the whole picture tells no place
-    placed_V = fused.image_mask_BV[0] & ~((box_V4[:, 2:] - box_V4[:, :2]) >= 1).all(-1)
-    return Look(weight_V[placed_V].cpu().numpy(), box_V4[placed_V].cpu().numpy())
+    placed_V = _placed(fused)
+    return Look(weight_V[placed_V].cpu().numpy(), fused.box_BV4[0, placed_V].float().cpu().numpy())
+
+
+def _placed(fused: Fused) -> Tensor:
+    """[V] of the first row, bool: a token for the whole picture tells no place."""
+    box_V4 = fused.box_BV4[0]
+    return fused.image_mask_BV[0] & ~((box_V4[:, 2:] - box_V4[:, :2]) >= 1).all(-1)
 
 
 class _Callable(ModuleType):

@@ -33,7 +33,7 @@ def type_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     def run(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["diptych", *map(str, words)])
         capsys.readouterr()
-        code = cli._run()
+        code = cli.call()
         return Outcome(code, *capsys.readouterr())
 
     return run
@@ -68,7 +68,7 @@ def captioned(folder: Path, n: int = 24) -> Path:
 
 @pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["list"], ["list", "systems", "--json"]], ids=" ".join)
 def test_help_and_lists_come_without_torch(words: list[str]):
-    program = "import sys; from diptych.cli import _run; sys.exit(_run() or 'torch' in sys.modules)"
+    program = "import sys; from diptych.cli import call; sys.exit(call() or 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "vilt" in done.stdout or "Usage: diptych" in done.stdout

@@ -63,7 +63,7 @@ def test_the_commands_of_a_page_run(page: Path, home: Path, monkeypatch: pytest.
             kill_after_a_checkpoint(words)
             continue
         monkeypatch.setattr(sys, "argv", words)
-        assert cli._run() == 0, shlex.join(words)
+        assert cli.call() == 0, shlex.join(words)
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), {})
 

@@ -12,6 +12,7 @@ near text that was checked to be false, or else a text of another sample. A row 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from diptych import config
-from diptych.contracts import IGNORE, Batch, Fused, LossTerm
+from diptych.contracts import IGNORE, Batch, Fused, LossTerm, Texts
 from diptych.draw import Draw
 from diptych.nn.transformer import initialise
 from diptych.objectives import example_rows
@@ -28,6 +29,7 @@ from diptych.objectives import example_rows
 class ITM(nn.Module):
     class Config(config.Config):
         negatives: float = Field(default=0.5, ge=0, le=1)  # share of rows whose text is swapped
+        by: Literal["pooled", "words"] = "pooled"  # words: the system's masked-word head says yes or no, see its `truth`
         weight: PositiveFloat = 1.0
 
         def build(self, width: int) -> ITM:
@@ -36,16 +38,19 @@ class ITM(nn.Module):
     def __init__(self, config: Config, width: int):
         super().__init__()
         self.config = config
-        self.head = nn.Linear(width, 2)  # rows: mismatch, match
+        self.head = nn.Linear(width, 2) if config.by == "pooled" else None  # rows: mismatch, match
         self.apply(initialise)
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
         is_false_B = torch.from_numpy(draw.uniform("itm/swap", batch.row_B.numpy())[:, 0] < self.config.negatives)
         false = batch.false_text
+        swapped_BT = torch.full_like(batch.text_BT, IGNORE)
         if false is None:
             is_false_B = torch.zeros_like(is_false_B)
         else:
             is_false_B &= false.mask_BT.any(1)
+            swapped_BT = torch.where(is_false_B[:, None], 1, 0) * exchanged(batch, false)
+            swapped_BT = swapped_BT.masked_fill(~in_place(batch, false), IGNORE)
             batch = replace(
                 batch,
                 text_BT=torch.where(is_false_B[:, None], false.token_BT, batch.text_BT),
@@ -56,21 +61,41 @@ class ITM(nn.Module):
             )
         return replace(
             batch,
-            labels={**batch.labels, "itm": (~is_false_B).long()},
+            labels={**batch.labels, "itm": (~is_false_B).long(), "itm_swapped": swapped_BT},
             counts={**batch.counts, "itm": float(len(batch))},
         )
 
+    def logits(self, fused: Fused) -> Tensor:
+        """[B, 2] mismatch, match."""
+        if self.head is None:
+            raise ValueError("itm.by=words has no head of its own: the system says what its words say of the text")
+        return self.head(fused.pooled_BD).float()
+
     def logit(self, fused: Fused) -> Tensor:
         """[B] log-odds of a match."""
-        logits_B2 = self.head(fused.pooled_BD).float()
+        logits_B2 = self.logits(fused)
         return logits_B2[:, 1] - logits_B2[:, 0]
 
-    def forward(self, fused: Fused, batch: Batch) -> LossTerm:
-        logits_B2, labels_B = self.head(fused.pooled_BD).float(), batch.labels["itm"]
+    def forward(self, fused: Fused, batch: Batch, logits_B2: Tensor | None = None) -> LossTerm:
+        """`logits_B2`: what the system's words say, with by="words"."""
+        logits_B2, labels_B = self.logits(fused) if logits_B2 is None else logits_B2, batch.labels["itm"]
         count = batch.counts["itm"]
         right = (logits_B2.detach().argmax(-1) == labels_B).sum()  # IGNORE equals neither
         loss = F.cross_entropy(logits_B2, labels_B, ignore_index=IGNORE, reduction="sum")
         return LossTerm(loss, count, self.config.weight, {"accuracy": (right, count)})
+
+
+def exchanged(batch: Batch, false: Texts) -> Tensor:
+    """[B, T] 1 where the false text has another token in the same place."""
+    return (batch.text_BT != false.token_BT).long()
+
+
+def in_place(batch: Batch, false: Texts) -> Tensor:
+    """[B, T] the words of texts whose false one is the same text with few words exchanged where they stood."""
+    is_word_BT = (batch.word_BT >= 0) & (false.word_BT >= 0)
+    differs_B = (exchanged(batch, false) * batch.text_mask_BT).sum(1)
+    is_alike_B = (batch.text_mask_BT == false.mask_BT).all(1) & (2 * differs_B <= is_word_BT.sum(1))
+    return is_alike_B[:, None] & is_word_BT
 
 
 def example() -> tuple[ITM, Fused, Batch]:

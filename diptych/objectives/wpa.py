@@ -50,7 +50,7 @@ class WPA(nn.Module):
         asked_P = (batch.labels["itm"] != IGNORE).nonzero()[:, 0]  # rows of other objectives need no transport
         rows = batch.rows(asked_P)
         sign_P = rows.labels["itm"] * 2 - 1
-        distance_P = self.align(Fused(*(part[asked_P] for part in fused)), rows).distance_B
+        distance_P = self.align(fused.rows(asked_P), rows).distance_B
         return LossTerm((distance_P * sign_P).sum(), batch.counts["wpa"], self.config.weight)
 
 

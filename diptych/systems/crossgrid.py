@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from diptych.image.grid_cnn import GridCNN
 from diptych.nn import batch_norm
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
+from diptych.objectives.swap import Swap
 from diptych.text.embedding import TextEmbedding
 
 
@@ -49,7 +51,8 @@ class CrossGrid(System):
             discriminator="kind",
         )
         mlm: MLM.Config = MLM.Config(words="phrases", mask=1.0, random=0.0, tied=True)
-        itm: ITM.Config = ITM.Config()
+        itm: ITM.Config = ITM.Config(by="words")
+        swap: Swap.Config | None = Swap.Config()
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()
@@ -59,25 +62,40 @@ class CrossGrid(System):
         self.fusion = config.fusion.build(config.width)
         self.mlm = config.mlm.build(config.width, tokenizer)
         self.itm = config.itm.build(config.width)
+        self.swap = config.swap.build(config.width) if config.swap else None
+        self.mask_id = tokenizer.mask_id
+        self.no_yes = [_single(tokenizer, word) for word in ("no", "yes")]
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        return Batch.stack([self.mlm.corrupt(batch, draw), self.itm.corrupt(batch, draw)])
+        pairs = self.itm.corrupt(batch, draw)
+        return Batch.stack([self.mlm.corrupt(batch, draw), self.swap.corrupt(pairs, draw) if self.swap else pairs])
 
     def see(self, batch: Batch) -> Visual:
         assert batch.images is not None
         return self.image(batch.images)
 
     def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
+        """A text that hides no word is a statement: in the place of its last token, [SEP], its truth is hidden."""
         assert batch.image_of_BN is not None
-        text_BTD = self.text(batch.text_BT, batch.segment_BT)
+        end_BT = torch.arange(batch.text_BT.shape[1], device=batch.text_BT.device) == _last(batch.text_mask_BT)[:, None]
+        is_statement_B1 = (batch.text_BT != self.mask_id).all(1, keepdim=True)
+        text_BTD = self.text(batch.text_BT.masked_fill(end_BT & is_statement_B1, self.mask_id), batch.segment_BT)
+        read_BT = None if read_BT is None else read_BT | end_BT
         return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         fused = self.fuse(batch, read_BT=batch.labels["mlm"] != IGNORE)
-        return {"mlm": self.mlm(fused, batch, self.text.word.weight), "itm": self.itm(fused, batch)}
+        losses = {"mlm": self.mlm(fused, batch, self.text.word.weight), "itm": self.itm(fused, batch, self.truth(fused))}
+        return losses | ({"swap": self.swap(fused, batch)} if self.swap else {})
+
+    def truth(self, fused: Fused) -> Tensor:
+        """[B, 2] logits of "no" and "yes" behind each statement."""
+        end_BD = fused.text_BTD[torch.arange(len(fused.text_BTD)), _last(fused.text_mask_BT)]
+        return self.words(end_BD)[:, self.no_yes].float()
 
     def match(self, fused: Fused) -> Tensor:
-        return self.itm.logit(fused)
+        no_B, yes_B = self.truth(fused).unbind(1)
+        return yes_B - no_B
 
     def words(self, x_PD: Tensor) -> Tensor:
         return self.mlm.head(x_PD, self.text.word.weight)
@@ -87,6 +105,18 @@ class CrossGrid(System):
 
     def discard_step(self) -> None:
         batch_norm.discard(self)
+
+
+def _last(mask_BT: Tensor) -> Tensor:
+    """[B] place of each text's last token."""
+    return mask_BT.sum(1).clamp(min=1) - 1
+
+
+def _single(tokenizer: Tokenizer, word: str) -> int:
+    ids = tokenizer.ids_of(word)
+    if len(ids) != 1:
+        raise config.UserError(f"text.vocab: crossgrid says of a text whether it is true in one token, and '{word}' is not one")
+    return ids[0]
 
 
 def tiny() -> Recipe:

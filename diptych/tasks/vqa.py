@@ -44,6 +44,7 @@ class VQA(Task):
         answers: tuple[str, ...] = Field(default=(), repr=False)  # taken from the training questions where empty
         min_count: PositiveInt | None = None  # None: 9, as published, from 100,000 questions on; 1 below, where none can be spared
         head_lr: PositiveFloat = 10.0  # learning rate of the classifier's parameters, times train.lr
+        withhold: Literal["none", "picture", "question"] = "none"  # a control: grey pictures, or empty questions
 
         def build(self, system: System, tokenizer: Tokenizer) -> VQA:
             return VQA(self, system, tokenizer)
@@ -82,7 +83,11 @@ class VQA(Task):
     # --------------------------------------------------------------------------------------------- in the loader
 
     def label(self, batch: Batch) -> Batch:
-        """Soft targets, IGNORE in rows that ask nothing; for the cloze, a [MASK] behind each question."""
+        """Soft targets, IGNORE in rows that ask nothing; for the cloze, a [MASK] behind each question.
+
+        A control loses its picture or its question here, in training and in evaluation.
+        """
+        batch = self._withheld(batch)
         target_BK = torch.zeros(len(batch), len(self.config.answers))
         for target_K, sample in zip(target_BK, batch.samples, strict=True):
             for answer, target in targets(sample).items():
@@ -94,6 +99,18 @@ class VQA(Task):
         asked = (target_BK[:, 0] != IGNORE).sum()
         batch = replace(batch, labels={**batch.labels, "vqa": target_BK}, counts={**batch.counts, "vqa": float(asked)})
         return batch if self.head is not None else self._with_mask(batch)
+
+    def _withheld(self, batch: Batch) -> Batch:
+        """A grey picture of the same size; a question of [CLS] [SEP] alone."""
+        if self.config.withhold == "picture" and batch.images is not None:
+            grey = replace(batch.images, pixel_I3HW=torch.full_like(batch.images.pixel_I3HW, 128))
+            return replace(batch, images=grey)
+        if self.config.withhold == "question":
+            mask_BT = (torch.arange(batch.text_BT.shape[1]) < 2).expand(batch.text_BT.shape)
+            text_BT = batch.text_BT.masked_fill(~mask_BT, self._pad_id)
+            text_BT[:, 1] = self._sep_id
+            return replace(batch, text_BT=text_BT, text_mask_BT=mask_BT, word_BT=torch.full_like(batch.word_BT, -1), phrases=())
+        return batch
 
     def _with_mask(self, batch: Batch) -> Batch:
         """[CLS] question [MASK] [SEP]; where the text is as long as the system can read, its last token makes room."""

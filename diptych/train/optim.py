@@ -99,7 +99,11 @@ class Optimizers:
         for optimizer in self.optimizers:
             described = optimizer.state_dict()
             params = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            state = {place: of_parameter.pop(self.names[p]) for place, p in enumerate(params) if self.names[p] in of_parameter}
+            state = {
+                place: {key: _laid_out_like(p, saved) for key, saved in of_parameter.pop(self.names[p]).items()}
+                for place, p in enumerate(params)
+                if self.names[p] in of_parameter
+            }
             optimizer.load_state_dict({"state": state, "param_groups": described["param_groups"]})
         if of_parameter:
             raise UserError(f"the checkpoint has optimiser state for {next(iter(of_parameter))}, which this model does not train")
@@ -113,6 +117,11 @@ class Optimizers:
         if sorted(grouped) != sorted(trainable):
             wrong = sorted(set(grouped) ^ set(trainable)) or [name for name in grouped if grouped.count(name) > 1]
             raise RuntimeError(f"{type(model).__name__}.param_groups() must name each trainable parameter once; see {wrong[0]}")
+
+
+def _laid_out_like(parameter: Tensor, saved: Tensor) -> Tensor:
+    """In the parameter's own memory order: fused kernels walk both in step, whatever the strides say."""
+    return torch.empty_like(parameter).copy_(saved) if saved.shape == parameter.shape else saved
 
 
 def _optimizer(kind: str, groups: Sequence[ParamGroup], train: TrainConfig) -> Optimizer:

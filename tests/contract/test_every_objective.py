@@ -42,7 +42,7 @@ def pad(tensor: torch.Tensor, amount: int, value) -> torch.Tensor:
 def rows(encoded, batch: Batch, index: list[int]):
     """A part of the batch, before anything was drawn: by rows, or by pictures where the objective reads pictures."""
     at = torch.tensor(index)
-    part = type(encoded)(*(tensor[at] for tensor in encoded))
+    part = type(encoded)(*(None if tensor is None else tensor[at] for tensor in encoded))
     if isinstance(encoded, Fused):
         return part, batch.rows(at)
     images, regions = batch.images, batch.regions
@@ -61,7 +61,7 @@ def rows(encoded, batch: Batch, index: list[int]):
 @every_objective
 def test_loss_is_a_finite_sum_with_the_announced_count_and_reaches_everything(module):
     objective, encoded, batch = module.example()
-    encoded = type(encoded)(*(t.clone().requires_grad_() if t.is_floating_point() else t for t in encoded))
+    encoded = type(encoded)(*(t.clone().requires_grad_() if t is not None and t.is_floating_point() else t for t in encoded))
     batch = asked(objective, batch)
     term = objective(encoded, batch)
     assert torch.isfinite(term.sum)
@@ -71,7 +71,7 @@ def test_loss_is_a_finite_sum_with_the_announced_count_and_reaches_everything(mo
     term.sum.backward()
     for name, parameter in objective.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-    gradients = [t.grad for t in encoded if t.grad is not None]
+    gradients = [t.grad for t in encoded if t is not None and t.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
 
@@ -79,7 +79,7 @@ def test_loss_is_a_finite_sum_with_the_announced_count_and_reaches_everything(mo
 @every_objective
 def test_without_labels_the_loss_is_zero_and_still_has_a_gradient(module):
     objective, encoded, batch = module.example()
-    encoded = type(encoded)(*(t.clone().requires_grad_() if t.is_floating_point() else t for t in encoded))
+    encoded = type(encoded)(*(t.clone().requires_grad_() if t is not None and t.is_floating_point() else t for t in encoded))
     batch = asked(objective, batch)
 
     def nothing(label):

@@ -1,0 +1,199 @@
+"""`diptych demo`: what is pre-training worth? Four models answer the same questions; they differ only in what came before.
+
+    pretrained              image root -> pre-training -> fine-tuning
+    image_root_only         image root ----------------> fine-tuning     the fair rival: it has eyes, and has never read
+    scratch                                              fine-tuning
+    scratch_equal_compute                                fine-tuning, until it has cost as much as the first
+
+Each is one or more `diptych` commands on the embedded scenes, in two lanes beside each other; then all are scored on every split,
+the pre-trained one finds pictures without further training, and demo_report.py tells it as a page. All arms have the same labelled
+questions, the same system and the same head; each has the learning rate that one and the same search chose for it on `val`
+(rates.json; `--full` repeats the search).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diptych import checkpoint, find
+from diptych.report.demo import demo_page
+from diptych.study import lanes
+from diptych.study.lanes import Call, Command
+from diptych.train.evaluate import MACRO, Interval, difference, intervals
+
+ARMS = ("pretrained", "scratch", "scratch_equal_compute", "image_root_only")
+SPLITS = ("test", "test-style", "test-composition", "test-object")
+CHANCE = {"exist": 50.0, "colour": 12.5, "count": 20.0, "relation": 50.0, "larger": 50.0}
+GALLERY = 200  # pictures that retrieval chooses among
+RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Size:
+    """Steps of every run, in batches of the presets' size. `equal` costs what root + pretrain + tune do (tests/study)."""
+
+    preset: str
+    root: int
+    pretrain: int
+    tune: int
+    equal: int
+    controls: int
+    labels: int
+
+
+SIZES = {
+    "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=80, controls=20, labels=100),
+    "default": Size("small", root=1000, pretrain=1200, tune=600, equal=2400, controls=300, labels=2000),
+}
+
+
+def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> dict[str, Any]:
+    """Run everything, write OUT/result.json and OUT/report.html; the result."""
+    from diptych.study import demo_report
+
+    began = time.perf_counter()
+    seconds = {}
+    tell = lanes.progress_line()
+    tell("composing the embedded scenes")
+    if size != "quick" or not (find.embedded("scenes") / "dataset.json").is_file():
+        find.make_embedded("scenes", small=size == "quick")
+    seconds["data"] = time.perf_counter() - began
+    plan = Plan(SIZES["quick" if size == "quick" else "default"], out)
+    lanes.run(plan.lanes(), out / "log", call, tell)
+    seconds["training and scoring"] = time.perf_counter() - began - seconds["data"]
+    result = summary(plan)
+    tell("writing the report")
+    page = demo_page(demo_report.told(plan, result, seconds))
+    checkpoint.write_file(out / "report.html", page.encode())
+    seconds["report"] = time.perf_counter() - began - sum(seconds.values())
+    seconds["total"] = time.perf_counter() - began
+    result["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    checkpoint.write_json(out / "result.json", result)
+    return result
+
+
+class Plan:
+    """The commands, by what they make."""
+
+    def __init__(self, size: Size, out: Path):
+        self.size, self.out = size, out
+        self.root = self._train("image root", "root", size.root, "pretrain", f"cnn:{size.preset}")
+        start = ("--init", f"image={out / 'root'}", "--init", f"text={out / 'root'}")
+        self.pretraining = self._train("pre-training", "crossgrid", size.pretrain, "pretrain", f"crossgrid:{size.preset}", *start)
+        fresh = f"crossgrid:{size.preset}"
+        self.tuning = {
+            "pretrained": self._tune("pretrained", str(out / "crossgrid"), size.tune),
+            "scratch": self._tune("scratch", fresh, size.tune),
+            "scratch_equal_compute": self._tune("scratch_equal_compute", fresh, size.equal),
+            "image_root_only": self._tune("image_root_only", fresh, size.tune, *start),
+        }
+        self.controls = {
+            withheld: self._tune(
+                f"without_{withheld}",
+                str(out / "crossgrid"),
+                size.controls,
+                "--set",
+                f"task.withhold={withheld}",
+                rate="pretrained",
+            )
+            for withheld in ("picture", "question")
+        }
+        self.judging = {(arm, split): self._judge(arm, split) for arm in ARMS for split in SPLITS}
+        self.judging |= {(f"without_{withheld}", "test"): self._judge(f"without_{withheld}", "test") for withheld in self.controls}
+        self.finding = {split: self._find(split) for split in ("test", "test-style")}
+
+    def lanes(self) -> list[list[Command]]:
+        """Two, about equally long: the pre-trained arm with its root, and the arms that need neither or the root alone."""
+
+        def judged(*arms: str) -> list[Command]:
+            return [command for (arm, _), command in self.judging.items() if arm in arms]
+
+        one = [self.root, self.tuning["image_root_only"], self.pretraining, self.tuning["pretrained"]]
+        two = [self.tuning["scratch"], self.tuning["scratch_equal_compute"]]
+        one += [*self.controls.values(), *judged("pretrained", "without_picture", "without_question")]
+        two += [*judged("scratch", "scratch_equal_compute", "image_root_only"), *self.finding.values()]
+        return [one, two]
+
+    def commands(self) -> list[Command]:
+        return [command for lane in self.lanes() for command in lane]
+
+    def _train(self, about: str, name: str, steps: int, *words: str) -> Command:
+        """`words`, trained for so many steps in OUT/NAME."""
+        run = self.out / name
+        settings = [f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}"]
+        given = [word for setting in settings for word in ("--set", setting)]
+        return Command(about, (*words, "--data", "scenes", *given, "--out", str(run)), run / "result.json", steps)
+
+    def _tune(self, name: str, source: str, steps: int, *more: str, rate: str = "") -> Command:
+        settings = ["task.head=cloze", f"data.limit={self.size.labels}", "train.batch_size=32", f"train.lr={RATES[rate or name]:g}"]
+        settings += [f"train.validate_every={max(steps // 6, 1)}"]
+        given = [word for setting in settings for word in ("--set", setting)]
+        about = f"fine-tuning {name.replace('_', ' ')}"
+        return self._train(about, name, steps, "finetune", "vqa", "--from", source, *more, *given)
+
+    def _judge(self, arm: str, split: str) -> Command:
+        items = self.out / "items" / f"{arm}-{split}.jsonl"
+        words = ("evaluate", "vqa", "--from", str(self.out / arm), "--data", "scenes", "--split", split, "--items", str(items))
+        return Command(f"scoring {arm.replace('_', ' ')}", words, items)
+
+    def _find(self, split: str) -> Command:
+        items = self.out / "items" / f"retrieval-{split}.jsonl"
+        words = ("evaluate", "retrieval", "--from", str(self.out / "crossgrid"), "--data", "scenes", "--split", split)
+        words += ("--set", f"data.limit={GALLERY}", "--set", "task.texts=1", "--items", str(items))
+        return Command("finding pictures", words, items)
+
+
+# ---------------------------------------------------------------------------------------------------------- the numbers
+
+
+def items_of(command: Command) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in command.makes.read_text(encoding="utf-8").splitlines()]
+
+
+def run_of(command: Command) -> dict[str, Any]:
+    """The result.json of a training command."""
+    return json.loads(command.makes.read_text(encoding="utf-8"))
+
+
+def summary(plan: Plan) -> dict[str, Any]:
+    """Everything but the wall clock, in percent; `ci95` beside it has the same keys."""
+    on_test = {arm: items_of(plan.judging[arm, "test"]) for arm in ARMS}
+    scores = {arm: intervals(items) for arm, items in on_test.items()}
+    vqa: dict[str, Any] = {arm: scores[arm][MACRO].value for arm in ARMS}
+    vqa |= {"n_labels": plan.size.labels, "n": len(on_test["pretrained"]), "chance": sum(CHANCE.values()) / len(CHANCE)}
+    vqa["by_type"] = {arm: by_type(scores[arm]) for arm in ARMS}
+    vqa["ci95"] = {arm: _ends(scores[arm][MACRO]) for arm in ARMS}
+    vqa["gain"] = {
+        arm: {"points": gain.value, "ci95": _ends(gain)}
+        for arm in ARMS[1:]
+        for gain in [difference(on_test["pretrained"], on_test[arm])[MACRO]]
+    }
+    vqa["by_split"] = {arm: {split: intervals(items_of(plan.judging[arm, split]))[MACRO].value for split in SPLITS} for arm in ARMS}
+    vqa["controls"] = {
+        withheld: by_type(intervals(items_of(plan.judging[f"without_{withheld}", "test"]))) for withheld in plan.controls
+    }
+    vqa["minutes"] = {arm: sum(seconds for _, seconds in stages_of(plan, arm)) / 60 for arm in ARMS}
+    found = {split: intervals(items_of(command)) for split, command in plan.finding.items()}
+    retrieval = {split: {name: score.value for name, score in scored.items()} for split, scored in found.items()}
+    return {"vqa": vqa, "retrieval": retrieval | {"n_pictures": len(items_of(plan.finding["test"])) // 2}}
+
+
+def by_type(scores: Mapping[str, Interval]) -> dict[str, float]:
+    return {name.partition("/")[2]: score.value for name, score in scores.items() if "/" in name}
+
+
+def stages_of(plan: Plan, arm: str) -> list[tuple[str, float]]:
+    """(stage, seconds of training) of an arm from its very beginning."""
+    before: Sequence[Command] = {"pretrained": (plan.root, plan.pretraining), "image_root_only": (plan.root,)}.get(arm, ())
+    return [(command.about, run_of(command)["seconds"]) for command in before] + [
+        ("fine-tuning", run_of(plan.tuning[arm])["seconds"])
+    ]
+
+
+def _ends(interval: Interval) -> list[float]:
+    return [interval.low, interval.high]
