@@ -63,6 +63,7 @@ class ImageConfig(Config):
 class DataConfig(Config):
     image: ImageConfig = ImageConfig()
     texts_per_image: PositiveInt = 1  # rows drawn from one picture's texts; they share its encoding
+    foreign: float = Field(default=0.0, ge=0, le=1)  # share of false texts that are another sample's, where near ones are at hand
     workers: NonNegativeInt = 0
     limit: PositiveInt | None = None  # use the first so many samples
     max_broken: float = Field(default=0.01, ge=0, le=1)  # refuse the run above this share of unreadable pictures

@@ -99,13 +99,17 @@ class Collate:
         draw: Draw,
         others: Sequence[Sequence[Sample]] | None,
     ) -> list[Encoding]:
-        """A text for each row that is not true of its picture: the data set's own checked one, else one of another sample.
+        """A text for each row that is not true of its picture: the data set's own checked one, or one of another sample.
 
-        Where neither is there, the encoding has no tokens at all and the row of `Batch.false_text` is masked out.
+        Another's where the set has none, and in `data.foreign` of the rows: near texts alone never show what a text about
+        something quite different looks like. Where neither is there, the encoding has no tokens at all and the row of
+        `Batch.false_text` is masked out.
         """
         chosen = []
         for (i, place), row in zip(rows, row_B.tolist(), strict=True):
             text = samples[i].false_texts[place] if samples[i].false_texts else ""
+            if self.data.foreign and draw.uniform("foreign", row)[0, 0] < self.data.foreign:
+                text = ""
             if not text and others is not None:
                 foreign = next((left for other in others[i] if (left := foreign_texts(samples[i], other))), None)
                 text = foreign[draw.integers("false text", row, len(foreign))[0, 0]] if foreign else ""

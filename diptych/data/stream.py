@@ -78,6 +78,7 @@ class Stream(Dataset["Delivery | Refusal"]):
     rank: int = 0
     ranks: int = 1
     negatives: int = 1  # samples of other draws handed to `collate` beside each sample
+    foreign: bool = False  # they are wanted even where a sample brings false texts of its own
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.accumulate * self.ranks):
@@ -131,7 +132,8 @@ class Stream(Dataset["Delivery | Refusal"]):
 
     def _others(self, reader: Reader, sample: Sample, index: int, chance_J: NDArray[np.float64]) -> list[Sample]:
         """Samples of the same source, any but this one. A sample that brings false texts needs no single other to lend its own."""
-        if len(reader) < 2 or (self.negatives == 1 and sample.false_texts and all(sample.false_texts)):
+        is_served = self.negatives == 1 and sample.false_texts and all(sample.false_texts) and not self.foreign
+        if len(reader) < 2 or is_served:
             return []
         other_J = (chance_J * (len(reader) - 1)).astype(np.int64)
         return [reader[int(other + (other >= index))] for other in other_J]

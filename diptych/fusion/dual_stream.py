@@ -99,9 +99,14 @@ class DualStream(nn.Module):
         source, looking = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV), text
         if self.image_layers is None and pictures == 1 and bool((image_of_BN >= 0).all()) and not is_recording():
             # nothing changes the picture, so its rows share it; what is recorded is told row by row
-            place_IVD = 0 if self.place is None else self.place(visual.box_IV4)
-            source = Source(visual.token_IVD, visual.token_IVD + place_IVD, visual.mask_IV)
-            looking = Seats.of_bench(image_of_BN[text.bench_P, 0], len(visual.mask_IV))
+            used_S, bench_B = image_of_BN[:, 0].unique(return_inverse=True)
+            shared = Seats.of_bench(bench_B[text.bench_P], len(used_S))
+            if shared.mask_SN.numel() <= 2 * len(
+                text_PD
+            ):  # one picture of many texts beside many of one would be mostly empty seats
+                shown_SVD = visual.token_IVD[used_S]
+                place_SVD = 0 if self.place is None else self.place(visual.box_IV4[used_S])
+                source, looking = Source(shown_SVD, shown_SVD + place_SVD, visual.mask_IV[used_S]), shared
         read_R = None
         if read_BT is not None:
             is_first_T = torch.arange(read_BT.shape[1], device=read_BT.device) == 0

@@ -31,6 +31,7 @@ class GridCNN(nn.Module):
         kind: Literal["grid_cnn"] = "grid_cnn"
         channels: tuple[PositiveInt, ...] = (32, 32, 64, 128)  # one more layer leads to the system's width
         strides: tuple[PositiveInt, ...] = (4, 1, 2, 2)
+        kernels: tuple[PositiveInt, ...] = (5, 3, 3, 3, 3)
         place: bool = False  # tell each cell where it lies: for a fusion encoder that does not
         eps: PositiveFloat = 1e-6
         mean: Channels = (0.5, 0.5, 0.5)
@@ -55,7 +56,8 @@ class GridCNN(nn.Module):
         self.config = config
         channels, strides = (3, *config.channels, width), (*config.strides, 1)
         self.blocks = nn.ModuleList(
-            Block(channels[n], channels[n + 1], kernel=5 if n == 0 else 3, stride=stride) for n, stride in enumerate(strides)
+            Block(channels[n], channels[n + 1], kernel=kernel, stride=stride)
+            for n, (stride, kernel) in enumerate(zip(strides, config.kernels, strict=True))
         )
         self.norm = nn.LayerNorm(width, config.eps)
         self.place = Place(width) if config.place else None

@@ -69,7 +69,7 @@ def pretrain(recipe: Recipe, system: type[System], data: Sequence[Source], out: 
     def begin(tell: Tell, resumed: bool) -> System:
         model = build_system(recipe, system, tokenizer)
         if not resumed:
-            _copy_parts(model, options, tell)
+            _copy_parts(model, options, tokenizer, tell)
         return model
 
     about = {"verb": "pretrain", "system": _module_name(system), "task": None, **options.get("about", {})}
@@ -99,7 +99,7 @@ def finetune(
         if not resumed:
             if start is not None:
                 load_system(body, start)
-            _copy_parts(body, options, tell)
+            _copy_parts(body, options, tokenizer, tell)
         return build_task(recipe, task, body, tokenizer)
 
     if recipe.train.validate_every and "val" in (evaluate_on or {}):
@@ -218,6 +218,7 @@ def _run(
                 rank=dist.rank(),
                 ranks=dist.size(),
                 negatives=model.negatives,
+                foreign=recipe.data.foreign > 0,
             )
             loop = Loop(
                 model=model,
@@ -312,6 +313,6 @@ def _vocabulary_of(run: Path | None) -> str | None:
     return str(file) if file is not None and file.exists() else None
 
 
-def _copy_parts(system: System, options: Options, tell: Tell) -> None:
+def _copy_parts(system: System, options: Options, tokenizer: Tokenizer, tell: Tell) -> None:
     for part, run in options.get("init", {}).items():
-        copy_part(system, part, run, tell)
+        copy_part(system, part, run, tokenizer, tell)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from diptych import checkpoint
 from diptych.config import UserError, nearest
-from diptych.contracts import System
+from diptych.contracts import System, Tokenizer
+from diptych.text import tokenizer as vocabulary
 
 OF_TASK = "system."  # a fine-tuned run holds a task, and its system under this name
 
@@ -33,11 +34,21 @@ def weights_of_run(run: Path) -> dict[str, Tensor]:
     return of_system or weights
 
 
+def _other_word(run: Path, tokenizer: Tokenizer) -> str:
+    """The first token that the run numbers otherwise, or nothing: equal shapes do not make equal words."""
+    file = run / "tokenizer.json"
+    if not file.is_file():
+        return ""
+    theirs = vocabulary.load(str(file))
+    places = (i for i in range(tokenizer.vocab_size) if theirs.token(i) != tokenizer.token(i))
+    return next((f"token {i} is '{theirs.token(i)}' there, '{tokenizer.token(i)}' here" for i in places), "")
+
+
 def load_system(system: System, run: Path) -> None:
     checkpoint.load_weights(system, weights_of_run(run), str(run))
 
 
-def copy_part(system: System, part: str, run: Path, tell: Callable[[str], None]) -> None:
+def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: Callable[[str], None]) -> None:
     """Copy the tensors under `part` from `run`, and say what came and what did not."""
     targets = {name: tensor for name, tensor in system.state_dict(keep_vars=True).items() if name.startswith(f"{part}.")}
     if not targets:
@@ -51,6 +62,10 @@ def copy_part(system: System, part: str, run: Path, tell: Callable[[str], None])
         if targets[name].shape != weights[name].shape:
             shapes = f"{list(weights[name].shape)} there, {list(targets[name].shape)} here"
             raise UserError(f"--init {part}={run}: {name} has another shape: {shapes}")
+        if len(targets[name]) == tokenizer.vocab_size and (differs := _other_word(run, tokenizer)):
+            raise UserError(
+                f"--init {part}={run}: {name} was learnt with another vocabulary ({differs}); set text.vocab to that one"
+            )
         with torch.no_grad():
             targets[name].copy_(weights[name])
     count = sum(targets[name].numel() for name in common)

@@ -56,7 +56,7 @@ def test_a_vit_moves_into_vilt_whole(run: Path, reader: Folder):
     system = build_system(recipe, ViLT, tokenizer).eval()
     told: list[str] = []
     for part in ("image", "fusion"):
-        copy_part(system, part, run, told.append)
+        copy_part(system, part, run, tokenizer, told.append)
     weights = load_file(run / "model.safetensors")
     moved = {name for name in system.state_dict() if name.startswith(("image.", "fusion."))}
     assert moved - weights.keys() == {"fusion.modality.weight", "fusion.pooler.dense.weight", "fusion.pooler.dense.bias"}

@@ -1,0 +1,114 @@
+"""The demo's plan: what its arms cost, and that they differ in nothing but their start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych import config, find
+from diptych.atelier import make
+from diptych.config import Recipe
+from diptych.data.collate import Collate
+from diptych.data.mixture import Mixture
+from diptych.data.stream import Stream
+from diptych.draw import Draw
+from diptych.study.demo import ARMS, RATES, SIZES, SPLITS, Plan
+from diptych.study.lanes import Command
+from diptych.text import tokenizer as vocabulary
+from diptych.train import run
+from diptych.train.optim import freeze
+
+STEPS = 4  # whose mean is taken: batches differ in their texts' lengths
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make.make(folder / "scenes", small=True, scenes=600)
+    return folder
+
+
+def settings(command: Command) -> dict[str, str]:
+    words = command.words
+    return dict(words[n + 1].split("=", 1) for n, word in enumerate(words) if word == "--set")
+
+
+def flops(command: Command) -> float:
+    """Of one step, forward and backward, as torch counts products and convolutions."""
+    words = command.words
+    is_task = words[0] == "finetune"
+    found = find.system(words[words.index("--from") + 1] if is_task else words[1])
+    recipe = find.task("vqa").finetuning(found.recipe) if is_task else found.recipe
+    recipe = config.resolve(recipe, *(config.from_setting(f"{key}={value}") for key, value in settings(command).items()))
+    tokenizer = vocabulary.load(recipe.text.vocab)
+    data = words[words.index("--data") + 1]
+    sources = find.readers([data], "train", "vqa" if is_task else "pretrain", recipe.data.limit)
+    readers = [source.reader for source in sources]
+    recipe = recipe.model_copy(update={"system": found.cls.prepare(recipe.system, readers, tokenizer)})
+    model: torch.nn.Module = run.build_system(recipe, found.cls, tokenizer)
+    if is_task:
+        task = find.task_class("vqa")
+        recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
+        model = run.build_task(recipe, task, model, tokenizer)
+    freeze(model, recipe.train.freeze)
+    stream = _stream(recipe, Mixture(sources, Draw(0)), model, tokenizer)
+    with FlopCounterMode(display=False) as counter:
+        for step in range(STEPS):
+            sum(term.sum for term in model(stream.deliver(step).batch).values()).backward()
+    return counter.get_total_flops() / STEPS
+
+
+def _stream(recipe: Recipe, mixture: Mixture, model, tokenizer) -> Stream:
+    return Stream(
+        mixture=mixture,
+        collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
+        label=model.label,
+        corrupt=model.corrupt,
+        draw=Draw(0),
+        image=recipe.data.image,
+        steps=STEPS,
+        batch_size=recipe.train.batch_size,
+        accumulate=1,
+        rank=0,
+        ranks=1,
+        negatives=model.negatives,
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_scratch_with_equal_compute_costs_what_the_pretrained_arm_costs(size, scenes, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_DATA", str(scenes))
+    plan = Plan(SIZES[size], Path("runs/demo"))
+    fresh = plan.tuning["scratch"]
+    pretrained = sum(flops(command) * command.steps for command in (plan.root, plan.pretraining, fresh))
+    equal = flops(fresh) * plan.tuning["scratch_equal_compute"].steps
+    assert equal == pytest.approx(pretrained, rel=0.05), f"equal={round(pretrained / flops(fresh))} would be right"
+
+
+def test_arms_differ_in_their_start_their_rate_and_where_they_lie():
+    plan = Plan(SIZES["default"], Path("runs/demo"))
+    alike = [{**settings(plan.tuning[arm]), "train.lr": ""} for arm in ("pretrained", "scratch", "image_root_only")]
+    assert alike[0] == alike[1] == alike[2]
+    assert {settings(plan.tuning[arm])["data.limit"] for arm in ARMS} == {"2000"}
+    assert RATES.keys() == set(ARMS)
+    assert all((arm, split) in plan.judging for arm in ARMS for split in SPLITS)
+
+
+def test_every_command_is_run_once_and_after_those_it_needs():
+    plan = Plan(SIZES["quick"], Path("runs/demo"))
+    commands = plan.commands()
+    assert len({str(command) for command in commands}) == len(commands) == len({command.makes for command in commands})
+    for lane in plan.lanes():
+        made: set[str] = set()
+        for command in lane:
+            words = command.words
+            needed = {word.partition("=")[2] for word in words if word.startswith(("image=", "text="))}
+            needed |= {words[words.index("--from") + 1]} if "--from" in words else set()
+            needed = {name for name in needed if name.startswith("runs/")}
+            others = {str(other.run) for other in commands if other.run} - {str(c.run) for c in lane}
+            assert needed <= made | others, str(command)
+            assert not (command.steps and needed & others), "training never waits for the other lane"
+            made.add(str(command.run))
