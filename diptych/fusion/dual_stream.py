@@ -31,7 +31,7 @@ from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
 from diptych.nn.attention import Attention, is_recording, multi_head
 from diptych.nn.head import Pooler
-from diptych.nn.packing import Seats
+from diptych.nn.packing import Benches, Packing
 from diptych.nn.place import Place
 from diptych.nn.transformer import FeedForward, initialise
 
@@ -94,37 +94,34 @@ class DualStream(nn.Module):
         rows = of_rows(visual, image_of_BN)
         image_BVD = rows.token_BVD if self.slot is None else rows.token_BVD + self.slot(rows.slot_BV)
         place_BVD = 0 if self.place is None else self.place(rows.box_BV4)
-        text, image = Seats.of_mask(text_mask_BT), Seats.of_mask(rows.mask_BV)
-        text_PD, image_QD = text.rise(text_BTD), image.rise(image_BVD)
-        source, looking = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV), text
-        if self.image_layers is None and pictures == 1 and bool((image_of_BN >= 0).all()) and not is_recording():
-            # nothing changes the picture, so its rows share it; what is recorded is told row by row
-            used_S, bench_B = image_of_BN[:, 0].unique(return_inverse=True)
-            shared = Seats.of_bench(bench_B[text.bench_P], len(used_S))
-            if shared.mask_SN.numel() <= 2 * len(
-                text_PD
-            ):  # one picture of many texts beside many of one would be mostly empty seats
-                shown_SVD = visual.token_IVD[used_S]
-                place_SVD = 0 if self.place is None else self.place(visual.box_IV4[used_S])
-                source, looking = Source(shown_SVD, shown_SVD + place_SVD, visual.mask_IV[used_S]), shared
+        text, image = Packing.of(text_mask_BT), Packing.of(rows.mask_BV)
+        text_PD, image_QD = text.pack(text_BTD), image.pack(image_BVD)
+        by_length = not is_recording()  # what is recorded is told row by row
+        own = text.benches(by_length)
+        source, looking = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV), own
+        if self.image_layers is None and pictures == 1 and by_length and bool((image_of_BN >= 0).all()):
+            # nothing changes the picture, so all its texts look at it together
+            place_IVD = 0 if self.place is None else self.place(visual.box_IV4)
+            source = Source(visual.token_IVD, visual.token_IVD + place_IVD, visual.mask_IV)
+            looking = Benches.of(image_of_BN[text.row_P, 0], len(visual.mask_IV))
+        own_image = image.benches(by_length) if self.image_layers is not None else own
         read_R = None
         if read_BT is not None:
             is_first_T = torch.arange(read_BT.shape[1], device=read_BT.device) == 0
-            read_R = text.places(read_BT | is_first_T)
+            read_R = text.which(read_BT | is_first_T)
         last, middle_PD = len(self.text_layers) - 1, text_PD
         for n, layer in enumerate(self.text_layers):
             middle_PD = text_PD
-            words_BTD = None if self.image_layers is None else text.seat(text_PD)
-            text_PD = layer(text_PD, text, source, looking, read_R if n == last else None)
-            if self.image_layers is not None and words_BTD is not None:
-                image_QD = self.image_layers[n](image_QD, image, Source(words_BTD, words_BTD, text_mask_BT), image)
-                image_BVD = image.seat(image_QD)
+            text_PD = layer(text_PD, own, source, looking, read_R if n == last else None)
+            if self.image_layers is not None:
+                words_BTD = text.unpack(middle_PD)
+                image_QD = self.image_layers[n](image_QD, own_image, Source(words_BTD, words_BTD, text_mask_BT), own_image)
+                image_BVD = image.unpack(image_QD)
                 source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
-        text_BTD = (text if read_R is None else text.only(read_R)).seat(self.text_norm(text_PD))
-        middle_BTD = text.seat(middle_PD)
+        text_BTD = (text if read_R is None else text.only(read_R)).unpack(self.text_norm(text_PD))
         if self.image_final_norm is not None:
             image_BVD = self.image_final_norm(image_BVD)
-        pooled_BD = self.pooler(text_BTD)
+        pooled_BD, middle_BTD = self.pooler(text_BTD), text.unpack(middle_PD)
         return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, pooled_BD, middle_BTD)
 
 
@@ -141,14 +138,15 @@ class StreamLayer(nn.Module):
         self.ffn = FeedForward(width, int(width * config.ffn_ratio))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_PD: Tensor, own: Seats, source: Source, looking: Seats, read_R: Tensor | None = None) -> Tensor:
+    def forward(self, x_PD: Tensor, own: Benches, source: Source, looking: Benches, read_R: Tensor | None = None) -> Tensor:
         """Packed tokens that sit on `own` benches among themselves and on `looking` ones before the source.
 
         [R, D] of the tokens that `read_R` names, or [P, D] of all.
         """
-        seen_RD = self.attention.packed(self.attention_norm(x_PD), own, read_R)
+        reading = None if read_R is None else own.reading(read_R)
+        seen_RD = self.attention.packed(self.attention_norm(x_PD), own, read_R, reading)
         if read_R is not None:
-            x_PD, looking = x_PD[read_R], looking.some(read_R)
+            x_PD, looking = x_PD[read_R], looking.reading(read_R)
         x_PD = x_PD + self.dropout(seen_RD)
         x_PD = x_PD + self.dropout(self.look(self.look_norm(x_PD), source, looking))
         return x_PD + self.dropout(self.ffn(self.ffn_norm(x_PD)))
@@ -173,7 +171,12 @@ class Look(nn.Module):
             nn.init.orthogonal_(self.value.weight)
             self.out.weight.copy_(self.value.weight.T)
 
-    def forward(self, x_PD: Tensor, source: Source, looking: Seats) -> Tensor:
-        query_SND, key_SVD, value_SVD = looking.seat(self.query(x_PD)), self.key(source.key_SVD), self.value(source.value_SVD)
+    def forward(self, x_PD: Tensor, source: Source, looking: Benches) -> Tensor:
+        query_PD, key_SVD, value_SVD = self.query(x_PD), self.key(source.key_SVD), self.value(source.value_SVD)
         dropout = self.dropout if self.training else 0.0
-        return self.out(looking.rise(multi_head(self, self.heads, query_SND, key_SVD, value_SVD, source.mask_SV, dropout)))
+        parts = []
+        for group in looking.groups:
+            key, value, mask = (part[group.bench_S] for part in (key_SVD, value_SVD, source.mask_SV))
+            mixed = multi_head(self, self.heads, group.seat(query_PD[group.token_G]), key, value, mask, dropout)
+            parts.append(group.rise(mixed))
+        return self.out(looking.gather(parts))

@@ -1,12 +1,12 @@
 """A small convolutional network whose last feature map is the picture's tokens: one for each cell of a grid.
 
-    picture -> [ conv 5x5/4 - norm - ReLU ] -> [ conv 3x3 - norm - ReLU ] x 3 -> [ conv 3x3 ] -> LayerNorm -> cells row by row
+    picture -> [ conv 5x5/4 - norm - ReLU ] -> [ conv 3x3/2 ] -> [ conv 3x3/2 ] -> [ conv 3x3 ] x 2 -> LayerNorm -> cells row by row
 
 With the default strides a cell covers 16 x 16 pixels: 128 px give 8 x 8 cells. It is no paper's; it is here because it learns to
-see small drawn things in minutes on a CPU, where patches need many more pictures. Batch norm, because layer and group norm
-named half as many things right after the same minute (LOG.md). Cells do not know where they lie unless `place` is set: a dual
-stream can add that to what is read. Padding stays zero between layers, so in evaluation a picture's cells do not depend on its
-neighbours in the batch.
+see small drawn things in minutes on a CPU, where patches need many more pictures. Resolution falls early, for that is what a step
+costs: with the second layer at 32 x 32 a step took half as long again and learnt less from as many pictures (LOG.md). Cells do not
+know where they lie unless `place` is set: a dual stream can add that to what is read. Padding stays zero between layers, so in
+evaluation a picture's cells do not depend on its neighbours in the batch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from diptych.nn.place import Place
 class GridCNN(nn.Module):
     class Config(config.Config):
         kind: Literal["grid_cnn"] = "grid_cnn"
-        channels: tuple[PositiveInt, ...] = (32, 32, 64, 128)  # one more layer leads to the system's width
-        strides: tuple[PositiveInt, ...] = (4, 1, 2, 2)
-        kernels: tuple[PositiveInt, ...] = (5, 3, 3, 3, 3)
+        channels: tuple[PositiveInt, ...] = (32, 64, 96, 96)  # one more layer leads to the system's width
+        strides: tuple[PositiveInt, ...] = (4, 2, 2, 1)
         place: bool = False  # tell each cell where it lies: for a fusion encoder that does not
         eps: PositiveFloat = 1e-6
         mean: Channels = (0.5, 0.5, 0.5)
@@ -56,8 +55,7 @@ class GridCNN(nn.Module):
         self.config = config
         channels, strides = (3, *config.channels, width), (*config.strides, 1)
         self.blocks = nn.ModuleList(
-            Block(channels[n], channels[n + 1], kernel=kernel, stride=stride)
-            for n, (stride, kernel) in enumerate(zip(strides, config.kernels, strict=True))
+            Block(channels[n], channels[n + 1], kernel=5 if n == 0 else 3, stride=stride) for n, stride in enumerate(strides)
         )
         self.norm = nn.LayerNorm(width, config.eps)
         self.place = Place(width) if config.place else None

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.config import UserError
-from diptych.nn.packing import Seats
+from diptych.nn.packing import Benches
 
 
 class Seen(NamedTuple):
@@ -113,13 +113,21 @@ class Attention(nn.Module):
             mask = source_mask_BS
         return self.out(multi_head(self, self.heads, q, k, v, mask, self.dropout if self.training else 0.0))
 
-    def packed(self, x_PD: Tensor, seats: Seats, read_R: Tensor | None = None) -> Tensor:
-        """Self-attention of packed tokens among those on their bench: [R, D] of the tokens `read_R` names, or [P, D] of all."""
-        dropout = self.dropout if self.training else 0.0
+    def packed(self, x_PD: Tensor, benches: Benches, read_R: Tensor | None = None, reading: Benches | None = None) -> Tensor:
+        """Self-attention of packed tokens among those on their bench: [P, D]; or [R, D] of the tokens `read_R` names.
+
+        `reading`: `benches.reading(read_R)`.
+        """
+        dropout, width = self.dropout if self.training else 0.0, x_PD.shape[-1]
+        asking = benches if reading is None else reading
         if read_R is None:
-            q, k, v = seats.seat(self.qkv(x_PD)).chunk(3, -1)
-            return self.out(seats.rise(multi_head(self, self.heads, q, k, v, seats.mask_SN, dropout)))
-        width, asking = x_PD.shape[-1], seats.some(read_R)
-        k, v = seats.seat(F.linear(x_PD, self.qkv.weight[width:], self.qkv.bias[width:])).chunk(2, -1)
-        q = asking.seat(F.linear(x_PD[read_R], self.qkv.weight[:width], self.qkv.bias[:width]))
-        return self.out(asking.rise(multi_head(self, self.heads, q, k, v, seats.mask_SN, dropout)))
+            query_RD, pair_PD = self.qkv(x_PD).split([width, 2 * width], -1)
+        else:
+            query_RD = F.linear(x_PD[read_R], self.qkv.weight[:width], self.qkv.bias[:width])
+            pair_PD = F.linear(x_PD, self.qkv.weight[width:], self.qkv.bias[width:])
+        parts = []
+        for here, ask in zip(benches.groups, asking.groups, strict=True):
+            key, value = here.seat(pair_PD[here.token_G]).chunk(2, -1)
+            mixed = multi_head(self, self.heads, ask.seat(query_RD[ask.token_G]), key, value, here.mask_SN, dropout)
+            parts.append(ask.rise(mixed))
+        return self.out(asking.gather(parts))

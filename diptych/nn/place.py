@@ -3,7 +3,7 @@
     [centre x y, width, height, sin and cos of centre x y at .5, 1 and 2 periods a picture] -> Linear
 
 Unlike a learned table of positions it fits any grid, patches or regions, and straight coordinates make "left of" a difference that
-one layer can read: masked relation words were learnt in a third of the steps a table took (LOG.md).
+one layer can read.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ from diptych.train.evaluate import MACRO, Interval, difference, intervals
 ARMS = ("pretrained", "scratch", "scratch_equal_compute", "image_root_only")
 SPLITS = ("test", "test-style", "test-composition", "test-object")
 CHANCE = {"exist": 50.0, "colour": 12.5, "count": 20.0, "relation": 50.0, "larger": 50.0}
-GALLERY = 200  # pictures that retrieval chooses among
 RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))
 
 
@@ -44,11 +43,13 @@ class Size:
     equal: int
     controls: int
     labels: int
+    asked: int | None  # questions scored of each split; None: all
+    gallery: int  # pictures that retrieval chooses among
 
 
 SIZES = {
-    "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=80, controls=20, labels=100),
-    "default": Size("small", root=1000, pretrain=1200, tune=600, equal=2400, controls=300, labels=2000),
+    "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=80, controls=10, labels=100, asked=200, gallery=50),
+    "default": Size("small", root=1000, pretrain=900, tune=300, equal=1900, controls=150, labels=2000, asked=None, gallery=200),
 }
 
 
@@ -82,9 +83,11 @@ class Plan:
 
     def __init__(self, size: Size, out: Path):
         self.size, self.out = size, out
-        self.root = self._train("image root", "root", size.root, "pretrain", f"cnn:{size.preset}")
+        self.root = self._train("image root", "root", size.root, "pretrain", f"cnn:{size.preset}", "--data", "scenes")
         start = ("--init", f"image={out / 'root'}", "--init", f"text={out / 'root'}")
-        self.pretraining = self._train("pre-training", "crossgrid", size.pretrain, "pretrain", f"crossgrid:{size.preset}", *start)
+        texts = ("--data", "visual_genome:scenes@0.85", "--data", "coco_captions:scenes@0.15")
+        pretrain = ("pretrain", f"crossgrid:{size.preset}", *texts, *start)
+        self.pretraining = self._train("pre-training", "crossgrid", size.pretrain, *pretrain)
         fresh = f"crossgrid:{size.preset}"
         self.tuning = {
             "pretrained": self._tune("pretrained", str(out / "crossgrid"), size.tune),
@@ -127,24 +130,25 @@ class Plan:
         run = self.out / name
         settings = [f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}"]
         given = [word for setting in settings for word in ("--set", setting)]
-        return Command(about, (*words, "--data", "scenes", *given, "--out", str(run)), run / "result.json", steps)
+        return Command(about, (*words, *given, "--out", str(run)), run / "result.json", steps)
 
     def _tune(self, name: str, source: str, steps: int, *more: str, rate: str = "") -> Command:
         settings = ["task.head=cloze", f"data.limit={self.size.labels}", "train.batch_size=32", f"train.lr={RATES[rate or name]:g}"]
         settings += [f"train.validate_every={max(steps // 6, 1)}"]
         given = [word for setting in settings for word in ("--set", setting)]
         about = f"fine-tuning {name.replace('_', ' ')}"
-        return self._train(about, name, steps, "finetune", "vqa", "--from", source, *more, *given)
+        return self._train(about, name, steps, "finetune", "vqa", "--from", source, "--data", "scenes", *more, *given)
 
     def _judge(self, arm: str, split: str) -> Command:
         items = self.out / "items" / f"{arm}-{split}.jsonl"
         words = ("evaluate", "vqa", "--from", str(self.out / arm), "--data", "scenes", "--split", split, "--items", str(items))
+        words += ("--set", f"data.limit={self.size.asked or 'null'}")
         return Command(f"scoring {arm.replace('_', ' ')}", words, items)
 
     def _find(self, split: str) -> Command:
         items = self.out / "items" / f"retrieval-{split}.jsonl"
         words = ("evaluate", "retrieval", "--from", str(self.out / "crossgrid"), "--data", "scenes", "--split", split)
-        words += ("--set", f"data.limit={GALLERY}", "--set", "task.texts=1", "--items", str(items))
+        words += ("--set", f"data.limit={self.size.gallery}", "--set", "task.texts=1", "--items", str(items))
         return Command("finding pictures", words, items)
 
 

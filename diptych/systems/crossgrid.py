@@ -1,8 +1,8 @@
 """CrossGrid: words look at a grid of cells. Ours, no paper's: what learns the embedded scenes in minutes on a CPU.
 
-    words   -> embedding ---> [ attend to words -> look at cells -> perceptron ] x 3 -> masked words       (mlm)
-                                                       |                             -> match or mismatch  (itm)
-    picture -> GridCNN -> cells [8 x 8], + place in what is read
+    words   -> embedding ---> [ attend to words -> look at cells -> perceptron ] x 2 -> which word was exchanged     (swap)
+                                                       |                            -> [ ... ] -> masked words        (mlm)
+    picture -> GridCNN -> cells [8 x 8], + place in what is read                                -> true: yes or no     (itm)
 
 What it takes from where: a convolutional grid under a Transformer (Pixel-BERT, SOHO); a text stream that looks across (LXMERT's
 cross-modality layer without its image stream); masked words and matching in two passes over the same pictures (ViLT). Its own:
@@ -11,7 +11,10 @@ cross-modality layer without its image stream); masked words and matching in two
     looking starts as a comparison                 fusion.start="match": after the image root cells lie where words lie
     one word a text is masked, and always one      mlm.words="phrases": a hidden "the" teaches nothing about pictures
       that the picture decides
-    near negatives, checked to be false            itm, where the data has `false_text`: one swapped word, so every word counts
+    near negatives, checked to be false            itm, where the data has `false_text`: one word exchanged, so every word counts
+    each word is asked, not only the text          swap, before the last layer, which is left to conclude
+    matching is a hidden word too                  a statement is followed by [MASK] in the place of [SEP], and what fills it is
+                                                   "yes" or "no": what answers questions has been trained before any is seen
 
 It is pre-trained from an image root (systems/cnn.py): `--init image=RUN --init text=RUN`.
 """
@@ -114,7 +117,7 @@ def _last(mask_BT: Tensor) -> Tensor:
 
 def _single(tokenizer: Tokenizer, word: str) -> int:
     ids = tokenizer.ids_of(word)
-    if len(ids) != 1:
+    if len(ids) != 1 or ids[0] == tokenizer.unk_id:
         raise config.UserError(f"text.vocab: crossgrid says of a text whether it is true in one token, and '{word}' is not one")
     return ids[0]
 
@@ -132,9 +135,9 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """For the embedded scenes on one core: five minutes after the image root's one (`diptych demo`)."""
+    """For the embedded scenes on one core, after an image root (`diptych demo`)."""
     return Recipe(
         system=CrossGrid.Config(),
-        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2),
-        train=TrainConfig(steps=3000, batch_size=32, lr=1e-3, warmup=0.05, schedule="cosine", weight_decay=0.02),
+        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=6, foreign=0.2),
+        train=TrainConfig(steps=3000, batch_size=16, lr=1e-3, warmup=0.05, schedule="cosine", weight_decay=0.02),
     )

@@ -171,7 +171,7 @@ class Retrieval(Task):
 def finetuning(recipe: Recipe) -> Recipe:
     """A tenth of the steps in batches a sixteenth as large, for each picture meets 16 texts; the same learning rate."""
     steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
-    train = recipe.train.model_copy(update={"steps": steps, "batch_size": max(8, recipe.train.batch_size // 16)})
+    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": max(8, recipe.train.batch_size // 16)})
     data = recipe.data.model_copy(update={"texts_per_image": 1})
     return recipe.model_copy(update={"task": Retrieval.Config(), "train": train, "data": data})
 

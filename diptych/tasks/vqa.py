@@ -201,7 +201,7 @@ def targets(sample: Sample) -> dict[str, float]:
 def finetuning(recipe: Recipe) -> Recipe:
     """ViLT's fine-tuning, scaled: a tenth of the pre-training steps, batches of at most 256 questions, the same learning rate."""
     steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
-    train = recipe.train.model_copy(update={"steps": steps, "batch_size": min(recipe.train.batch_size, 256)})
+    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": min(recipe.train.batch_size, 256)})
     data = recipe.data.model_copy(update={"texts_per_image": 1})
     return recipe.model_copy(update={"task": VQA.Config(), "train": train, "data": data})
 
