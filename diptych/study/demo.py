@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +25,13 @@ from diptych.report.demo import demo_page
 from diptych.study import lanes
 from diptych.study.lanes import Call, Command
 from diptych.train.evaluate import MACRO, Interval, difference, intervals
+from diptych.train.precision import choose_device, multiplies_bf16
 
 ARMS = ("pretrained", "scratch", "scratch_equal_compute", "image_root_only")
 SPLITS = ("test", "test-style", "test-composition", "test-object")
 CHANCE = {"exist": 50.0, "colour": 12.5, "count": 20.0, "relation": 50.0, "larger": 50.0}
-RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))
+GRID = (5e-4, 1e-3, 2e-3)  # learning rates that the search tries for each arm
+RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))["best"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,18 @@ class Size:
 
 
 SIZES = {
-    "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=80, controls=10, labels=100, asked=200, gallery=50),
-    "default": Size("small", root=1000, pretrain=900, tune=300, equal=1900, controls=150, labels=2000, asked=None, gallery=200),
+    "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=59, controls=10, labels=100, asked=200, gallery=50),
+    "default": Size("small", root=800, pretrain=650, tune=250, equal=1360, controls=100, labels=2000, asked=None, gallery=200),
+    # the same within the same ten minutes where products are four times as fast
+    "large": Size("small", root=1500, pretrain=3000, tune=400, equal=4100, controls=200, labels=2000, asked=None, gallery=200),
 }
+
+
+def size_of(wish: Literal["quick", "default", "full"]) -> Size:
+    """By default what ten minutes allow: more on a GPU and on processors that multiply bf16 in hardware."""
+    if wish == "quick":
+        return SIZES["quick"]
+    return SIZES["large" if multiplies_bf16(choose_device()) else "default"]
 
 
 def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> dict[str, Any]:
@@ -64,9 +75,13 @@ def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> di
     if size != "quick" or not (find.embedded("scenes") / "dataset.json").is_file():
         find.make_embedded("scenes", small=size == "quick")
     seconds["data"] = time.perf_counter() - began
-    plan = Plan(SIZES["quick" if size == "quick" else "default"], out)
+    chosen, rates = size_of(size), RATES
+    if size == "full":
+        rates = search(chosen, out, call, tell)
+        seconds["search for learning rates"] = time.perf_counter() - began - seconds["data"]
+    plan = Plan(chosen, out, rates)
     lanes.run(plan.lanes(), out / "log", call, tell)
-    seconds["training and scoring"] = time.perf_counter() - began - seconds["data"]
+    seconds["training and scoring"] = time.perf_counter() - began - sum(seconds.values())
     result = summary(plan)
     tell("writing the report")
     page = demo_page(demo_report.told(plan, result, seconds))
@@ -78,15 +93,34 @@ def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> di
     return result
 
 
-class Plan:
-    """The commands, by what they make."""
+def search(size: Size, out: Path, call: Call, tell: Callable[[str], None]) -> dict[str, float]:
+    """For each arm the rate of GRID that is best on `val`; also written to OUT/rates.json, with all scores."""
+    tried = {rate: Plan(size, out, dict.fromkeys(ARMS, rate), f"-{rate:g}") for rate in GRID}
+    first = next(iter(tried.values()))
+    equal = [plan.tuning["scratch_equal_compute"] for plan in tried.values()]
+    others = [plan.tuning[arm] for arm in ARMS if arm != "scratch_equal_compute" for plan in tried.values()]
+    lanes.run([[first.root, first.pretraining, *others], equal], out / "log", call, tell)
+    scores = {
+        arm: {rate: run_of(plan.tuning[arm])["splits"]["val"]["metrics"][MACRO] for rate, plan in tried.items()} for arm in ARMS
+    }
+    best = {arm: max(of_arm, key=lambda rate: of_arm[rate]) for arm, of_arm in scores.items()}
+    checkpoint.write_json(
+        out / "rates.json",
+        {"best": best, "macro_on_val": {arm: {f"{r:g}": s for r, s in of.items()} for arm, of in scores.items()}},
+    )
+    return best
 
-    def __init__(self, size: Size, out: Path):
-        self.size, self.out = size, out
+
+class Plan:
+    """The commands, by what they make. Fine-tuning runs have `suffix` behind their names."""
+
+    def __init__(self, size: Size, out: Path, rates: Mapping[str, float] = RATES, suffix: str = ""):
+        self.size, self.out, self.rates, self.suffix = size, out, rates, suffix
         self.root = self._train("image root", "root", size.root, "pretrain", f"cnn:{size.preset}", "--data", "scenes")
         start = ("--init", f"image={out / 'root'}", "--init", f"text={out / 'root'}")
         texts = ("--data", "visual_genome:scenes@0.85", "--data", "coco_captions:scenes@0.15")
-        pretrain = ("pretrain", f"crossgrid:{size.preset}", *texts, *start)
+        # a frozen root costs a third less a step, and as many steps teach as much
+        pretrain = ("pretrain", f"crossgrid:{size.preset}", *texts, *start, "--set", "train.freeze=[image]")
         self.pretraining = self._train("pre-training", "crossgrid", size.pretrain, *pretrain)
         fresh = f"crossgrid:{size.preset}"
         self.tuning = {
@@ -133,11 +167,16 @@ class Plan:
         return Command(about, (*words, *given, "--out", str(run)), run / "result.json", steps)
 
     def _tune(self, name: str, source: str, steps: int, *more: str, rate: str = "") -> Command:
-        settings = ["task.head=cloze", f"data.limit={self.size.labels}", "train.batch_size=32", f"train.lr={RATES[rate or name]:g}"]
+        settings = [
+            "task.head=cloze",
+            f"data.limit={self.size.labels}",
+            "train.batch_size=32",
+            f"train.lr={self.rates[rate or name]:g}",
+        ]
         settings += [f"train.validate_every={max(steps // 6, 1)}"]
         given = [word for setting in settings for word in ("--set", setting)]
         about = f"fine-tuning {name.replace('_', ' ')}"
-        return self._train(about, name, steps, "finetune", "vqa", "--from", source, "--data", "scenes", *more, *given)
+        return self._train(about, name + self.suffix, steps, "finetune", "vqa", "--from", source, "--data", "scenes", *more, *given)
 
     def _judge(self, arm: str, split: str) -> Command:
         items = self.out / "items" / f"{arm}-{split}.jsonl"

@@ -170,3 +170,16 @@ def test_the_head_learns_faster_than_the_system():
     rates = {group.name: group.lr_factor for group in task.param_groups()}
     assert rates == {"matrices": 1.0, "vectors": 1.0, "head matrices": 10.0, "head vectors": 10.0}
     assert sum(len(group.params) for group in task.param_groups()) == len(list(task.parameters()))
+
+
+@pytest.mark.parametrize("head", ["classifier", "cloze"])
+def test_a_control_answers_alike_where_only_what_it_lacks_differs(head):
+    def logits(withhold, samples):
+        torch.manual_seed(0)
+        task = VQA(VQA.Config(head=head, answers=("yes", "no", "red", "blue"), withhold=withhold), Toy(), TOKENIZER)
+        return task.logits(task.label(batch_of(samples)))
+
+    same_question, same_picture = [SAMPLES[0], SAMPLES[1]], [SAMPLES[0], SAMPLES[2]]
+    for samples, lacking in ((same_question, "picture"), (same_picture, "question")):
+        assert not torch.equal(*logits("none", samples))
+        torch.testing.assert_close(*logits(lacking, samples))
