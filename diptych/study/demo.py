@@ -182,13 +182,13 @@ class Plan:
         items = self.out / "items" / f"{arm}-{split}.jsonl"
         words = ("evaluate", "vqa", "--from", str(self.out / arm), "--data", "scenes", "--split", split, "--items", str(items))
         words += ("--set", f"data.limit={self.size.asked or 'null'}")
-        return Command(f"scoring {arm.replace('_', ' ')}", words, items)
+        return Command(f"scoring {arm.replace('_', ' ')}", words, items, needs=self.out / arm / "result.json")
 
     def _find(self, split: str) -> Command:
         items = self.out / "items" / f"retrieval-{split}.jsonl"
         words = ("evaluate", "retrieval", "--from", str(self.out / "crossgrid"), "--data", "scenes", "--split", split)
         words += ("--set", f"data.limit={self.size.gallery}", "--set", "task.texts=1", "--items", str(items))
-        return Command("finding pictures", words, items)
+        return Command("finding pictures", words, items, needs=self.pretraining.makes)
 
 
 # ---------------------------------------------------------------------------------------------------------- the numbers

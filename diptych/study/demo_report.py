@@ -27,7 +27,7 @@ from diptych.report.demo import Arm, Control, DemoResult, Difference, Retrieval,
 from diptych.report.gallery import Guess, ImageQuery, MaskedWord, Question, TextQuery
 from diptych.report.overlay import Look, Transport
 from diptych.report.sheet import Scene
-from diptych.study.demo import ARMS, CHANCE, SPLITS, Command, Plan, items_of, run_of, stages_of
+from diptych.study.demo import ARMS, CHANCE, SPLITS, Command, Plan, Size, items_of, run_of, stages_of
 from diptych.train.evaluate import MACRO, Interval, difference, intervals
 
 NAMES = {
@@ -86,7 +86,7 @@ def told(plan: Plan, result: Mapping[str, Any], wall: Mapping[str, float]) -> De
         transports=tuple(_transports(reading, captions)),
         scenes=tuple(_scenes(captions, questions)),
         controls=tuple(_controls(plan, scored)),
-        remarks=_remarks(vqa),
+        remarks=_remarks(vqa, plan.size),
         commands=("diptych data make scenes", *map(str, plan.commands())),
         configs={str(command.run): _config(command) for command in runs},
         seeds={"all runs": 0},
@@ -212,9 +212,11 @@ def _controls(plan: Plan, scored: Mapping[tuple[str, str], Mapping[str, Interval
             yield Control(f"VQA: {kind}", withheld, _score(scored[f"without_{withheld}", "test"][f"question_type/{kind}"]), chance)
 
 
-def _remarks(vqa: Mapping[str, Any]) -> tuple[str, ...]:
+def _remarks(vqa: Mapping[str, Any], size: Size) -> tuple[str, ...]:
     weakest = min(CHANCE, key=lambda kind: vqa["by_type"]["pretrained"][kind] - CHANCE[kind])
+    quick = ("This is the quick demo: it shows what a report looks like, and its numbers mean nothing.",)
     return (
+        *(quick if size.preset == "tiny" else ()),
         "The pictures are drawn. The numbers compare starts with one another on this data; they are no paper's.",
         f"One seed. The intervals say how much other test scenes would change the numbers, not how much another seed would. "
         f"Closest to chance is “{weakest}”: {vqa['by_type']['pretrained'][weakest]:.1f} %, where chance is {CHANCE[weakest]:g} %.",

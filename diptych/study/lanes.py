@@ -40,6 +40,7 @@ class Command:
     words: tuple[str, ...]  # without "diptych"
     makes: Path
     steps: int = 0  # of training; 0 where it does not train
+    needs: Path | None = None  # what another lane may still be making
 
     def __str__(self) -> str:
         return shlex.join(["diptych", *self.words])
@@ -64,19 +65,19 @@ def run(lanes: Sequence[Sequence[Command]], log: Path, call: Call, tell: Callabl
     ]
     for process in processes:
         process.start()
+    failed: list[Path] = []
     try:
-        while any(process.is_alive() for process in processes):
+        while not failed and any(process.is_alive() for process in processes):
             for process in processes:
                 process.join(LOOK_EVERY / len(processes))
-            if any(process.exitcode for process in processes):
-                break
+            failed = [file for process, file in zip(processes, logs, strict=True) if process.exitcode]
             tell("   |   ".join(_standing(lane) for lane in lanes))
+        failed = failed or [file for process, file in zip(processes, logs, strict=True) if process.exitcode]
     finally:
         _stop(processes)
-    for process, file in zip(processes, logs, strict=True):
-        if process.exitcode:
-            said = file.read_text(encoding="utf-8", errors="replace").strip().splitlines() if file.exists() else []
-            raise UserError(f"{said[-1].removeprefix('diptych: ') if said else 'a lane ended early'} (see {file})")
+    if failed:
+        said = failed[0].read_text(encoding="utf-8", errors="replace").strip().splitlines() if failed[0].exists() else []
+        raise UserError(f"{said[-1].removeprefix('diptych: ') if said else 'a lane ended early'} (see {failed[0]})")
 
 
 def _stop(processes: Sequence[BaseProcess]) -> None:
@@ -101,6 +102,8 @@ def _lane(commands: Sequence[Command], log: Path, threads: int, call: Call) -> N
         for command in commands:
             if not command.steps and command.makes.exists():
                 continue
+            while command.needs and not command.needs.exists():
+                time.sleep(LOOK_EVERY)  # whoever makes it is alive, or the parent has ended us
             print(f"$ {command}", flush=True)
             code = call(command.words)
             if code:
