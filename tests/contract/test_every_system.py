@@ -21,7 +21,26 @@ from diptych.text.tokenizer import wordpiece
 from diptych.train.loop import Loop
 from diptych.train.run import pretrain
 
-WORDS = ["a", "red", "blue", "green", "dog", "cat", "gira", "##ffe", "ball", "the", "small", "is", "and", "there", "are", "two"]
+WORDS = [
+    "a",
+    "red",
+    "blue",
+    "green",
+    "dog",
+    "cat",
+    "gira",
+    "##ffe",
+    "ball",
+    "the",
+    "small",
+    "is",
+    "and",
+    "there",
+    "are",
+    "two",
+    "yes",
+    "no",
+]
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
 COLOURS, THINGS = ("red", "blue", "green"), ("dog", "cat", "giraffe", "ball")
 SIZES = ((64, 64), (64, 48), (32, 64))

@@ -99,7 +99,7 @@ def test_pictures_of_a_folder_are_named_by_their_captions(run: Path, reader: Fol
 def test_presets_of_one_name_fit(root: str, system: str, parts: tuple[str, ...]):
     presets = [preset for preset in find.catalogue("systems")[root].presets if preset in find.catalogue("systems")[system].presets]
     assert {"tiny", "small"} <= set(presets)
-    tokenizer = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog"])
+    tokenizer = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "yes", "no"])
     for preset in presets:
         a, b = find.system(f"{root}:{preset}"), find.system(f"{system}:{preset}")
         naming = a.recipe.system.naming.model_copy(update={"names": ("cat", "dog")})
