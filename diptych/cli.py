@@ -64,7 +64,7 @@ Resuming = Annotated[
 @app.command()
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Everything in little, within 90 seconds.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="More labels, systems and comparisons, in 30 to 40 minutes.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Search the learning rates first, in another 10 minutes.")] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("runs/demo"),
     as_json: AsJson = False,
 ) -> None:

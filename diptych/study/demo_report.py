@@ -222,7 +222,8 @@ def _remarks(vqa: Mapping[str, Any], size: Size) -> tuple[str, ...]:
         f"Closest to chance is “{weakest}”: {vqa['by_type']['pretrained'][weakest]:.1f} %, where chance is {CHANCE[weakest]:g} %.",
         "The image root has seen labels of its own, boxes with names. So the fair rival has the same root: what it lacks is "
         "pre-training on texts, and nothing else.",
-        "Learning rates were chosen for each arm on val by the same search; the search is not counted in the minutes.",
+        "Learning rates were chosen on val by one search among three (the long arm from scratch has that of the short one); "
+        "the search is not counted in the minutes.",
     )
 
 
