@@ -65,7 +65,7 @@ Resuming = Annotated[
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Everything in little, within 90 seconds.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Search the learning rates first, in another 10 minutes.")] = False,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("runs/demo"),
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="By default runs/demo, or runs/demo-quick.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what pre-training is worth, on the embedded data."""
@@ -73,6 +73,7 @@ def demo(
 
     if quick and full:
         raise UserError("--quick and --full exclude each other")
+    out = out or Path("runs/demo-quick" if quick else "runs/demo")
     with _work(as_json) as say:
         from diptych.study.demo import demo as run_demo
 
@@ -101,8 +102,8 @@ def pretrain(
     with _work(as_json) as say:
         from diptych.train import run
 
-        _show(recipe)
         sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        _show(recipe)
         result = run.pretrain(recipe, found.cls, sources, out, init=_runs(init), resume=resume.value, about=about)
         say(result, *_finished(out))
 
@@ -142,8 +143,8 @@ def finetune(
     with _work(as_json) as say:
         from diptych.train import run
 
-        _show(recipe)
         sources = find.readers(specs, "train", task.purpose, recipe.data.limit)
+        _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about)
         result = run.finetune(
             recipe, system, task, sources, out, start=start, evaluate_on=_validation(specs[0], task.purpose), **options
@@ -463,7 +464,7 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
     """A result as a table: metric, value, 95 % interval."""
     if result["split"] == "train":
         return []
-    lines = [f"{result['task']}, {result['split']}: {result['n']} questions"]
+    lines = [f"{result['task']}, {result['split']}: {result['n']:,} {'queries' if result['task'] == 'retrieval' else 'questions'}"]
     for metric, value in result["metrics"].items():
         low_high = result["ci95"].get(metric)
         lines.append(f"{metric:>20} {value:7.2f}" + ("" if low_high is None else "   ({:.2f} to {:.2f})".format(*low_high)))

@@ -315,5 +315,10 @@ def _configs(hint: Any) -> dict[str, type[Config]]:
 def _unknown(change: Change, depth: int, valid: Iterable[str], leaves: Sequence[str]) -> UserError:
     key = change.path[depth]
     elsewhere = [leaf for leaf in leaves if leaf.split(".")[-1] == key]
-    hint = f"; did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, valid)
+    prefix = ".".join(change.path[:depth])
+    hint = (
+        f"; did you mean '{elsewhere[0]}'?"
+        if elsewhere
+        else nearest(".".join((*change.path[:depth], key)), [f"{prefix}.{name}".lstrip(".") for name in valid])
+    )
     return UserError(f"{change.place}: unknown key '{'.'.join(change.path[: depth + 1])}'{hint}")

@@ -321,6 +321,11 @@ def make_embedded(name: str, small: bool = False) -> dict[str, Any]:
         return names.make(root, small=small)
     from diptych.atelier import make
 
+    if (root / "dataset.json").is_file():
+        there, wanted = json.loads((root / "dataset.json").read_text(encoding="utf-8")), make.SMALL if small else make.DEFAULT
+        if there.get("scenes") != wanted:
+            print(f"{root}: {there.get('scenes', 0):,} scenes there make room for {wanted:,}", file=sys.stderr, flush=True)
+
     def progress(done: int, of: int) -> None:
         if sys.stderr.isatty():
             print(f"\r{root}: {done:,} of {of:,} pictures", end="\n" if done == of else "", file=sys.stderr, flush=True)

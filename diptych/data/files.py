@@ -220,7 +220,7 @@ def json_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.rstrip())
         except json.JSONDecodeError as error:
             problems.append(Problem("broken lines", f"{path}:{number}: broken JSON ({error.msg}, column {error.colno})"))
             continue

@@ -41,7 +41,7 @@ class Group(NamedTuple):
 class Benches(NamedTuple):
     """Where packed tokens sit, group by group; every token sits once."""
 
-    bench_P: Tensor  # int64
+    bench_P: Tensor  # int64, the bench that each token sits on
     groups: tuple[Group, ...]
     back_P: Tensor  # int64: the tokens' places in the groups laid one after the other
 
@@ -51,15 +51,15 @@ class Benches(NamedTuple):
         count_S = bench_P.bincount(minlength=benches)
         class_S = count_S.clamp(min=1).log2().floor().long()
         groups = []
-        for length in class_S[count_S > 0].unique().tolist():
-            is_here_S = (class_S == length) & (count_S > 0)
+        for octave in class_S[count_S > 0].unique().tolist():
+            is_here_S = (class_S == octave) & (count_S > 0)
             token_G = is_here_S[bench_P].nonzero()[:, 0]
             local_S = is_here_S.cumsum(0) - 1
             groups.append(_group(token_G, is_here_S.nonzero()[:, 0], local_S[bench_P[token_G]]))
         return Benches(bench_P, tuple(groups), torch.cat([g.token_G for g in groups]).argsort() if groups else bench_P)
 
     def reading(self, read_R: Tensor) -> Benches:
-        """Only the tokens that `read_R` names, on the same groups of benches, moved up; `token_G` counts among the R."""
+        """Only the tokens that `read_R` names, on the same groups of benches, without gaps; `token_G` counts among the R."""
         place_P = torch.full_like(self.bench_P, -1).index_copy(0, read_R, torch.arange(len(read_R), device=read_R.device))
         groups = []
         for group in self.groups:
@@ -71,7 +71,7 @@ class Benches(NamedTuple):
 
     def gather(self, parts: list[Tensor]) -> Tensor:
         """[P, D] from what each group gave."""
-        return parts[0] if len(parts) == 1 else torch.cat(parts).index_select(0, self.back_P)
+        return torch.cat(parts).index_select(0, self.back_P)
 
 
 def _group(token_G: Tensor, bench_S: Tensor, local_G: Tensor) -> Group:

@@ -29,6 +29,7 @@ from diptych.train.precision import choose_device, multiplies_bf16
 
 ARMS = ("pretrained", "scratch", "scratch_equal_compute", "image_root_only")
 SPLITS = ("test", "test-style", "test-composition", "test-object")
+# of the best guess without looking; a picture alone is worth 1/6 in colour questions, for it shows six colours
 CHANCE = {"exist": 50.0, "colour": 12.5, "count": 20.0, "relation": 50.0, "larger": 50.0}
 GRID = (5e-4, 1e-3, 2e-3)  # learning rates that the search tries for each arm
 RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))["best"]
@@ -183,14 +184,16 @@ class Plan:
         return self._train(about, name + self.suffix, steps, "finetune", "vqa", "--from", source, "--data", "scenes", *more, *given)
 
     def _judge(self, arm: str, split: str) -> Command:
-        items = self.out / "items" / f"{arm}-{split}.jsonl"
-        words = ("evaluate", "vqa", "--from", str(self.out / arm), "--data", "scenes", "--split", split, "--items", str(items))
+        run = self.out / f"{arm}{self.suffix}"
+        items = self.out / "items" / f"{run.name}-{split}.jsonl"
+        words = ("evaluate", "vqa", "--from", str(run), "--data", "scenes", "--split", split, "--items", str(items))
         words += ("--set", f"data.limit={self.size.asked or 'null'}")
-        return Command(f"scoring {arm.replace('_', ' ')}", words, items, needs=self.out / arm / "result.json")
+        return Command(f"scoring {arm.replace('_', ' ')}", words, items, needs=run / "result.json")
 
     def _find(self, split: str) -> Command:
         items = self.out / "items" / f"retrieval-{split}.jsonl"
         words = ("evaluate", "retrieval", "--from", str(self.out / "crossgrid"), "--data", "scenes", "--split", split)
+        # one text a picture: so each picture is one query each way, and half of the items are pictures
         words += ("--set", f"data.limit={self.size.gallery}", "--set", "task.texts=1", "--items", str(items))
         return Command("finding pictures", words, items, needs=self.pretraining.makes)
 

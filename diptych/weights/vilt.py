@@ -240,8 +240,11 @@ def _torch_load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path.parent} has neither model.safetensors nor pytorch_model.bin") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as plain tensors ({str(error).splitlines()[0]})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, UnicodeDecodeError, ValueError) as error:
+        # the unpickler takes any byte for an instruction, so a file that is none raises whatever comes first
+        raise UserError(
+            f"{path}: cannot be read as plain tensors ({str(error).partition(chr(10))[0] or type(error).__name__})"
+        ) from None
 
 
 def _vilt_in(source: Path, held: Any) -> State:
