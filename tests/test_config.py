@@ -136,11 +136,14 @@ def test_later_layers_win(tmp_path: Path):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("train.lrr=1", "unknown key 'train.lrr'; did you mean 'lr'?"),
+        ("train.lrr=1", "unknown key 'train.lrr'; did you mean 'train.lr'?"),
         ("lr=1", "unknown key 'lr'; did you mean 'train.lr'?"),
         ("trian.lr=1", "unknown key 'trian'; did you mean 'train'?"),
         ("task.head=1", "unknown key 'task'"),
-        ("system.fusion.crossed=1", "unknown key 'system.fusion.crossed'; valid: kind, layers, rate"),
+        (
+            "system.fusion.crossed=1",
+            "unknown key 'system.fusion.crossed'; valid: system.fusion.kind, system.fusion.layers, system.fusion.rate",
+        ),
         ("system.fusion.kind=duel", "system.fusion.kind cannot be 'duel'; did you mean 'dual'?"),
         ("system.kind=soho", "system.kind cannot be 'soho'; valid: toy"),
         ("train.lr=-1", "Input should be greater than 0, not -1"),
@@ -162,7 +165,7 @@ def test_a_mistake_on_the_command_line(setting: str, said: str):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("train:\n  lr: 1\n  lrr: 2", "line 3: unknown key 'train.lrr'; did you mean 'lr'?"),
+        ("train:\n  lr: 1\n  lrr: 2", "line 3: unknown key 'train.lrr'; did you mean 'train.lr'?"),
         ("train:\n  lr: 1\n  lr: 2", "line 3: train.lr is given twice"),
         ("train:\n  lr: -1\n  steps: many", "line 2: train.lr: Input should be greater than 0, not -1"),
         ("train: {lr: -1}\nsystem:\n  fusion:\n    layers: x", "line 4: system.fusion.layers: Input should be a valid integer"),
