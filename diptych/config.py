@@ -33,11 +33,11 @@ class UserError(Exception):
     """A user's mistake, said in one line that names the place and the nearest valid name; the command exits with 2."""
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" or, when nothing is near, the valid names."""
+def nearest(name: str, valid: Iterable[str], under: str = "") -> str:
+    """ "; did you mean 'x'?" or, when nothing is near, the valid names. `under` is what stands before each of them."""
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5) or [one for one in valid if name and one.startswith(name)]
-    return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(valid) or 'none'}"
+    return f"; did you mean '{under}{close[0]}'?" if close else f"; valid: {', '.join(valid) or 'none'}"
 
 
 class Config(BaseModel):
@@ -315,10 +315,6 @@ def _configs(hint: Any) -> dict[str, type[Config]]:
 def _unknown(change: Change, depth: int, valid: Iterable[str], leaves: Sequence[str]) -> UserError:
     key = change.path[depth]
     elsewhere = [leaf for leaf in leaves if leaf.split(".")[-1] == key]
-    prefix = ".".join(change.path[:depth])
-    hint = (
-        f"; did you mean '{elsewhere[0]}'?"
-        if elsewhere
-        else nearest(".".join((*change.path[:depth], key)), [f"{prefix}.{name}".lstrip(".") for name in valid])
-    )
+    under = "".join(f"{part}." for part in change.path[:depth])
+    hint = f"; did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, valid, under)
     return UserError(f"{change.place}: unknown key '{'.'.join(change.path[: depth + 1])}'{hint}")

@@ -142,7 +142,7 @@ def test_later_layers_win(tmp_path: Path):
         ("task.head=1", "unknown key 'task'"),
         (
             "system.fusion.crossed=1",
-            "unknown key 'system.fusion.crossed'; valid: system.fusion.kind, system.fusion.layers, system.fusion.rate",
+            "unknown key 'system.fusion.crossed'; valid: kind, layers, rate",
         ),
         ("system.fusion.kind=duel", "system.fusion.kind cannot be 'duel'; did you mean 'dual'?"),
         ("system.kind=soho", "system.kind cannot be 'soho'; valid: toy"),
