@@ -64,7 +64,7 @@ Resuming = Annotated[
 @app.command()
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Everything in little, within 90 seconds.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Search the learning rates first, in another 10 minutes.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Search the learning rates first.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="By default runs/demo, or runs/demo-quick.")] = None,
     as_json: AsJson = False,
 ) -> None:
