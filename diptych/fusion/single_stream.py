@@ -36,6 +36,7 @@ class SingleStream(nn.Module):
     def forward(
         self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor, read_BT: Tensor | None = None
     ) -> Fused:
+        """`read_BT` saves nothing here: all states are computed."""
         pictures, places = image_of_BN.shape[1], self.modality.num_embeddings - 1
         if pictures > places:
             raise UserError(f"rows of {pictures} pictures, but a hinge for {places}: set system.fusion.pictures={pictures}")

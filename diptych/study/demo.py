@@ -8,7 +8,7 @@
 Each is one or more `diptych` commands on the embedded scenes, in two lanes beside each other; then all are scored on every split,
 the pre-trained one finds pictures without further training, and demo_report.py tells it as a page. All arms have the same labelled
 questions, the same system and the same head; each has the learning rate that one and the same search chose for it on `val`
-(rates.json; `--full` repeats the search, and is the default demo otherwise).
+(rates.json, found at the large size; `--full` searches at its own size first, and is the default demo otherwise).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Size:
 SIZES = {
     "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=59, controls=10, labels=100, asked=200, gallery=50),
     "default": Size("small", root=800, pretrain=650, tune=250, equal=1360, controls=100, labels=2000, asked=None, gallery=200),
-    # the same within the same ten minutes where products are four times as fast
+    # meant for the same ten minutes where products are four times as fast; not timed there yet
     "large": Size("small", root=1500, pretrain=3000, tune=400, equal=4100, controls=200, labels=2000, asked=None, gallery=200),
 }
 
