@@ -3,12 +3,11 @@
     DIR/train.txt, DIR/val.txt ...      a file for each split (val and others may be missing), or
     DIR/NAME.txt ..., or one FILE.txt   without splits: documents are dealt out by a hash
 
-It is what google-research/bert's create_pretraining_data takes. Splitting text into sentences is yours to do. A document of more than
-`PASSAGE` sentences is several samples of one group, so that long ones are drawn more often; the next sentences of a passage's last
-one are not in it.
+It is what google-research/bert's create_pretraining_data takes. Splitting text into sentences is yours to do. A document of more
+than `PASSAGE` sentences is several samples of one group, so that long ones are drawn more often.
 
-Without a file for each split, a hash of the document's first sentence puts 90 % into train, 5 % into val and 5 % into test, the same
-ones on every machine; adding documents moves none. Split "all" is everything.
+Without files for splits, a hash of a document's first sentence puts 90 % of them into train, 5 % into val and 5 % into test, the
+same ones on every machine; adding documents moves none. Split "all" is everything.
 """
 
 from __future__ import annotations
@@ -93,8 +92,8 @@ def _read(root: Path) -> tuple[dict[str, list[Sample]], list[Problem]]:
                 key = f"{name}+{start}" if start else name
                 by_split.setdefault(split, []).append(Sample(key, texts=tuple(sentences[start : start + PASSAGE]), group=name))
         if len(names) < 2:
-            said = f"{path}: {len(names)} document in it; an empty line goes between documents, and two are needed to tell one from another"
-            problems.append(Problem("texts of one document", said))
+            cure = "an empty line goes between documents, and what follows in one is told from another"
+            problems.append(Problem("texts of one document", f"{path}: {len(names)} document{'s' * (not names)} in it; {cure}"))
     return by_split, problems
 
 

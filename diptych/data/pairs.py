@@ -1,9 +1,9 @@
 """Sentences of documents packed into pairs, as BERT is trained on (Devlin et al., 2019, appendix A.2).
 
-    document   s1 s2 s3 s4 s5 s6       a chunk of sentences that fills `max_tokens`, from a drawn one on: s2 s3 s4 s5
-    true       [CLS] s2 [SEP] s3 s4 s5 [SEP]          cut at a drawn sentence
-    false      [CLS] s2 [SEP] t4 t5    [SEP]          the second part from a drawn sentence of another document on
-    segment        0 0   0    1 1 1      1
+    document   s1 s2 s3 s4 s5 s6       sentences from a drawn one on that fill `max_tokens`, two at least: s2 s3 s4
+    true       [CLS] s2 [SEP] s3 s4 [SEP]          cut at a drawn sentence
+    false      [CLS] s2 [SEP] t4 t5 [SEP]          in the second part as many sentences of another document
+    segment        0 0   0    1 1 1
 
 Too long a pair loses tokens of its longer part, from the front or the end by a coin. Both pairs are made; objectives/nsp.py decides
 which one a row shows. A document of one sentence has no next one: its true pair is that sentence alone, in segment 0.
@@ -11,6 +11,10 @@ which one a row shows. A document of one sentence has no next one: its true pair
     difference from google-research/bert's script      here
     all pairs are written to a file, several times     each draw packs one, by (seed, row) alone: no two epochs are alike
     chunks lie one after the other from sentence 1     a chunk begins at any sentence but the last
+    a chunk of one long sentence is never followed     a chunk has two, and loses tokens
+      by its next
+    the false part fills what is left of the length,   the false part has as many sentences as the true one, so that
+      where a true one may end with its document         lengths tell nothing in short documents
     sentences that a false pair leaves over are put    they come in other draws
       back for the next chunk
 """
@@ -51,15 +55,17 @@ def pack(
     target = int(random.integers(2, most + 1)) if random.random() < short else most
     sentences = document.texts or ("",)
     chunk = _fill(sentences, int(random.integers(max(len(sentences) - 1, 1))), target, encode)
-    first = chunk[: int(random.integers(1, max(len(chunk), 2)))]
-    other = next((other for other in others if other.texts and _name(other) != _name(document)), None)
-    foreign = []
-    if other is not None:
-        room = target - sum(map(len, first))
-        foreign = _fill(other.texts, int(random.integers(len(other.texts))), room, encode)
+    cut = int(random.integers(1, max(len(chunk), 2)))
+    first, second = chunk[:cut], chunk[cut:]
     cls, *_, sep = encode("").ids
-    true = _join(first, chunk[len(first) :], target, cls, sep, random)
-    return true, _join(first, foreign, target, cls, sep, random) if foreign else None
+    true = _join(first, second, target, cls, sep, random)
+    other = next((other for other in others if other.texts and _name(other) != _name(document)), None)
+    if other is None:
+        return true, None
+    wanted = max(len(second), 1)
+    start = int(random.integers(max(len(other.texts) - wanted, 0) + 1))
+    foreign = [_tokens(other.texts, place, encode) for place in range(start, min(start + wanted, len(other.texts)))]
+    return true, _join(first, foreign, target, cls, sep, random)
 
 
 def _name(sample: Sample) -> str:
@@ -67,16 +73,20 @@ def _name(sample: Sample) -> str:
 
 
 def _fill(sentences: Sequence[str], start: int, target: int, encode: Callable[[str], Encoding]) -> list[list[_Token]]:
-    """Sentences from `start` on until they hold `target` tokens; at least one, at most all."""
+    """Sentences from `start` on until they hold `target` tokens; two at least, if there are two."""
     chunk: list[list[_Token]] = []
     length = 0
     for place in range(start, len(sentences)):
-        found = encode(sentences[place])
-        chunk.append([_Token(i, word, place) for i, word in zip(found.ids[1:-1], found.words[1:-1], strict=True)])
+        chunk.append(_tokens(sentences, place, encode))
         length += len(chunk[-1])
-        if length >= target:
+        if length >= target and len(chunk) > 1:
             break
     return chunk
+
+
+def _tokens(sentences: Sequence[str], place: int, encode: Callable[[str], Encoding]) -> list[_Token]:
+    found = encode(sentences[place])
+    return [_Token(i, word, place) for i, word in zip(found.ids[1:-1], found.words[1:-1], strict=True)]
 
 
 def _join(

@@ -49,7 +49,7 @@ class BERT(System):
 
     purpose: ClassVar[str] = "documents"
     reads_pictures = False
-    negatives = 4  # so that one of them is of another document, where documents come in several passages
+    negatives = 2  # one of them of another document, most of the time, where documents come in several passages
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()
@@ -116,7 +116,7 @@ def small() -> Recipe:
             encoder=Transformer.Config(norm="post", eps=1e-12, layers=4, heads=4, dropout=0),
         ),
         data=DataConfig(pairs=PairsConfig()),
-        train=TrainConfig(steps=3000, batch_size=32, lr=1e-3, schedule="cosine", validate_every=500),
+        train=TrainConfig(steps=1500, batch_size=32, lr=1e-3, schedule="cosine", validate_every=500),
     )
 
 
