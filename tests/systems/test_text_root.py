@@ -56,7 +56,7 @@ def test_pairs_are_what_a_slow_reading_of_the_rules_says():
         sentences = [int(token[1:]) for token in (*a, *b)]
         assert all(token.startswith("a") for token in (*a, *b))
         assert b and max(map(int, (t[1:] for t in a))) < min(map(int, (t[1:] for t in b))), "B comes behind A"
-        if not short:  # a short pair may lose whole sentences
+        if not short and len(true.encoding.ids) < 16:  # a pair that was cut may have lost whole sentences
             assert sorted(set(sentences)) == list(range(min(sentences), max(sentences) + 1)), "without a gap"
         assert len(true.encoding.ids) <= 16
         words = [w for w in true.encoding.words if w >= 0]
