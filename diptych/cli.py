@@ -102,10 +102,12 @@ def pretrain(
     with _work(as_json) as say:
         from diptych.train import run
 
-        sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        sources = find.readers(specs, "train", found.cls.purpose, recipe.data.limit)
+        held_out = _held_out(specs, found.cls.purpose) if recipe.train.validate_every else []
         _show(recipe)
-        result = run.pretrain(recipe, found.cls, sources, out, init=_runs(init), resume=resume.value, about=about)
-        say(result, *_finished(out))
+        options = run.Options(init=_runs(init), resume=resume.value, about=about)
+        result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
+        say(result, *_scores(result), *_finished(out))
 
 
 @app.command()
@@ -434,6 +436,19 @@ def _validation(spec: str, purpose: str) -> dict[str, Reader]:
         return {}
 
 
+def _held_out(specs: list[str], purpose: str) -> list[Mixed]:
+    """The `val` splits of data sets, where they all have one."""
+    from diptych import find
+    from diptych.config import UserError
+
+    try:
+        return find.readers(specs, "val", purpose)
+    except UserError as error:
+        if _speaks():
+            print(f"nothing is measured on val: {error}", file=sys.stderr)
+        return []
+
+
 def _command(place: str, usable: list[str], settings: list[str] | None) -> str:
     """What to type after a check."""
     import shlex
@@ -464,10 +479,14 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
     """A result as a table: metric, value, 95 % interval."""
     if result["split"] == "train":
         return []
-    lines = [f"{result['task']}, {result['split']}: {result['n']:,} {'queries' if result['task'] == 'retrieval' else 'questions'}"]
+    asked = {None: "samples", "retrieval": "queries"}.get(result["task"], "questions")
+    lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]
     for metric, value in result["metrics"].items():
         low_high = result["ci95"].get(metric)
-        lines.append(f"{metric:>20} {value:7.2f}" + ("" if low_high is None else "   ({:.2f} to {:.2f})".format(*low_high)))
+        lines.append(
+            f"{metric:>20} {value:7.{2 if result['task'] else 4}f}"
+            + ("" if low_high is None else "   ({:.2f} to {:.2f})".format(*low_high))
+        )
     return lines
 
 

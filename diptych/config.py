@@ -60,10 +60,17 @@ class ImageConfig(Config):
     augment: Literal["none", "flip", "randaugment"] = "none"  # randaugment: N = 2, M = 9, without inversion and cutout
 
 
+class PairsConfig(Config):
+    """A row is two runs of a document's sentences, or the second run is another document's (data/pairs.py)."""
+
+    short: float = Field(default=0.1, ge=0, le=1)  # share of rows packed to a drawn length below text.max_tokens
+
+
 class DataConfig(Config):
     image: ImageConfig = ImageConfig()
     texts_per_image: PositiveInt = 1  # rows drawn from one picture's texts; they share its encoding
     foreign: float = Field(default=0.0, ge=0, le=1)  # share of false texts that are another sample's, where near ones are at hand
+    pairs: PairsConfig | None = None  # None: a row is one text; pairs are packed in training only
     workers: NonNegativeInt = 0
     limit: PositiveInt | None = None  # use the first so many samples
     max_broken: float = Field(default=0.01, ge=0, le=1)  # refuse the run above this share of unreadable pictures

@@ -193,6 +193,19 @@ class Batch:
             **{name: tuple(getattr(self, name)[i] for i in picked) if getattr(self, name) else () for name in _ROW_TUPLES},
         )
 
+    def with_false_text(self, is_false_B: Tensor) -> Batch:
+        """The rows that `is_false_B` names with their false text in the place of their own."""
+        false, is_false_B1 = self.false_text, is_false_B[:, None]
+        assert false is not None
+        return replace(
+            self,
+            text_BT=torch.where(is_false_B1, false.token_BT, self.text_BT),
+            text_mask_BT=torch.where(is_false_B1, false.mask_BT, self.text_mask_BT),
+            segment_BT=torch.where(is_false_B1, false.segment_BT, self.segment_BT),
+            word_BT=torch.where(is_false_B1, false.word_BT, self.word_BT),
+            phrases=tuple(() if swapped else spans for swapped, spans in zip(is_false_B, self.phrases, strict=False)),
+        )
+
     @staticmethod
     def stack(parts: Sequence[Batch]) -> Batch:
         """Rows of several batches over the *same* pictures, one after the other.
@@ -307,6 +320,7 @@ class Trainable(nn.Module):
     """What the training loop drives: a system in pre-training, a task in fine-tuning."""
 
     negatives: int = 1  # how many samples of other global indices the loader draws beside each sample (`Batch.others`)
+    reads_pictures: bool = True  # False: the loader leaves them on the disk
 
     @classmethod
     def prepare(cls, config: Any, readers: Sequence[Reader], tokenizer: Tokenizer) -> Any:
@@ -344,6 +358,7 @@ class System(Trainable):
     """A paper: encoders, hinge and objectives, all visible in one file."""
 
     Config: ClassVar[type[Config]]
+    purpose: ClassVar[str] = "pretrain"  # what its readers' samples are for: "documents" need no picture
     config: Any  # an instance of its own Config
 
     def see(self, batch: Batch) -> Visual:
@@ -356,6 +371,10 @@ class System(Trainable):
         `read_BT`: the only text positions whose states will be read, beside [CLS]; a system may leave the others at zero.
         """
         raise NotImplementedError(f"{type(self).__name__} does not offer `fuse`")
+
+    def read(self, batch: Batch) -> Fused:
+        """Encode rows of text alone, pictures or not: no visual tokens come out."""
+        raise NotImplementedError(f"{type(self).__name__} does not offer `read`")
 
     def match(self, fused: Fused) -> Tensor:
         """[B] logit that the text belongs to the picture."""

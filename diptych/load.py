@@ -125,15 +125,19 @@ class Model:
         return [Guess(*guess) for guess in guesses]
 
     @torch.inference_mode()
-    def fill(self, image: Picture, text: str, top: int = 5) -> list[list[Guess]]:
-        """The likeliest words for each [MASK] in the text."""
-        if type(self.system).words is System.words:
+    def fill(self, image: Picture | None, text: str, top: int = 5) -> list[list[Guess]]:
+        """The likeliest words for each [MASK] in the text. Without a picture, for systems that read text alone."""
+        kind = type(self.system)
+        if kind.words is System.words:
             raise self._cannot("fill in words")
+        if image is None and kind.read is System.read:
+            raise self._cannot("fill in words without a picture")
         batch = self._rows(image, [text], labelled=False)
         asked_T = batch.text_BT[0] == self.tokenizer.mask_id
         if not asked_T.any():
             raise UserError(f"'{text}': no [MASK] in it to fill")
-        chance_PK = self.system.words(self.system.fuse(batch).text_BTD[0, asked_T]).float().softmax(-1)
+        encoded = self.system.read(batch) if image is None else self.system.fuse(batch)
+        chance_PK = self.system.words(encoded.text_BTD[0, asked_T]).float().softmax(-1)
         return [
             [Guess(self.tokenizer.token(k), p) for k, p in zip(best.tolist(), chances.tolist(), strict=True)]
             for chances, best in zip(*chance_PK.topk(top), strict=True)
@@ -214,9 +218,11 @@ class Model:
         config = find.task(name).finetuning(self.recipe).task
         return kind(config, self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
-    def _rows(self, image: Picture, texts: Sequence[str], labelled: bool = True) -> Batch:
-        """The texts beside one picture, as rows of one batch."""
-        sample = Sample("asked", (_stored(image),), tuple(texts))
+    def _rows(self, image: Picture | None, texts: Sequence[str], labelled: bool = True) -> Batch:
+        """The texts beside one picture, or none, as rows of one batch."""
+        if image is not None and type(self.system).see is System.see:
+            raise self._cannot("look at pictures")
+        sample = Sample("asked", () if image is None else (_stored(image),), tuple(texts))
         collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
         try:
             pictures = [decode_sample(sample, self.recipe.data.image)]

@@ -91,9 +91,9 @@ def test_all_that_serves_a_purpose_is_read_unless_a_kind_is_named(tmp_path: Path
     assert len(both[0].reader) == 4
     (one,) = find.readers([f"visual_genome:{tmp_path}/both"], "all", "pretrain")
     assert one.weight is None
-    with pytest.raises(UserError, match="visual_genome is for pretrain; for retrieval: coco_captions"):
+    with pytest.raises(UserError, match="visual_genome is for documents, pretrain; for retrieval: coco_captions"):
         find.readers([f"visual_genome:{tmp_path}/both"], "all", "retrieval")
-    with pytest.raises(UserError, match=r"nothing for vqa in it .*; coco_captions can read it, for pretrain, retrieval"):
+    with pytest.raises(UserError, match=r"nothing for vqa in it .*; coco_captions can read it, for documents, pretrain, retrieval"):
         find.readers([f"{tmp_path}/both"], "val", "vqa")
 
 

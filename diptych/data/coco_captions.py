@@ -34,7 +34,7 @@ def _candidates(kind: str, split: str) -> list[str]:
 
 
 class COCOCaptions:
-    purposes = frozenset({"pretrain", "retrieval"})
+    purposes = frozenset({"pretrain", "retrieval", "documents"})
     looks_for = "coco/captions_SPLIT.json or annotations/captions_SPLIT2014.json"
 
     @staticmethod

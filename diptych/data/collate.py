@@ -3,7 +3,8 @@
     samples + pictures --resize, augment--> Images [I]        a row is (one text, the picture(s) of its sample)
                        \\-----tokenize----> text_BT, word_BT   rows of one sample share its pictures' encoding
 
-In training `texts_per_image` of a sample's texts are drawn; otherwise every text is a row, in order, and rows of different samples
+With `data.pairs` a row of the training is a pair of runs of sentences of the sample's texts (data/pairs.py). Else, in training
+`texts_per_image` of a sample's texts are drawn; otherwise every text is a row, in order, and rows of different samples
 that show the same picture share it. A row's id is sample_id * ROWS_PER_SAMPLE + the text's place in its sample; every draw
 depends on that id or on the sample's, never on what else is in the batch.
 """
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from diptych.config import DataConfig, TextConfig
 from diptych.contracts import ROWS_PER_SAMPLE, Batch, Encoding, Images, Phrase, Regions, Sample, Texts, Tokenizer
+from diptych.data.pairs import Pair, pack
 from diptych.data.picture import Box, Pixels, flip, randaugment, resize
 from diptych.draw import Draw
 
+NOTHING = Encoding([], [], [])  # in the place of a text that is not there
 _SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
@@ -48,10 +51,18 @@ class Collate:
         """
         rows = self._rows(samples, sample_ids, draw)
         row_B = np.array([sample_ids[i] * ROWS_PER_SAMPLE + place for i, place in rows], dtype=np.int64)
-        encodings = [self._encode(_text(samples[i], place)) for i, place in rows]
-        false = self._false_texts(samples, rows, row_B, draw, others)
+        pairs = self._pairs(samples, rows, row_B, draw, others)
+        encodings = [true.encoding for true, _ in pairs] if pairs else [self._encode(_text(samples[i], place)) for i, place in rows]
+        false = (
+            [false.encoding if false else NOTHING for _, false in pairs]
+            if pairs
+            else self._false_texts(samples, rows, row_B, draw, others)
+        )
         length = max(len(encoding.ids) for encoding in (*encodings, *false))  # common, so that objectives can swap texts in place
-        texts = texts_of(encodings, self.tokenizer.pad_id, length)
+        texts = texts_of(encodings, self.tokenizer.pad_id, length, [true.second for true, _ in pairs])
+        false_text = None
+        if any(encoding.ids for encoding in false):
+            false_text = texts_of(false, self.tokenizer.pad_id, length, [pair.second if pair else 0 for _, pair in pairs])
         images, regions, image_of_SN = self._see(samples, pictures, sample_ids, draw)
         sample_of_B = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(
@@ -63,11 +74,11 @@ class Collate:
             image_of_BN=None if images is None else image_of_SN[sample_of_B],
             images=images,
             regions=regions,
-            false_text=texts_of(false, self.tokenizer.pad_id, length) if any(encoding.ids for encoding in false) else None,
+            false_text=false_text,
             keys=tuple(samples[i].key for i, _ in rows),
             samples=tuple(samples[i] for i, _ in rows),
             phrases=tuple(
-                _in_tokens(samples[i].phrases[place], encoding) if samples[i].phrases else ()
+                _in_tokens(samples[i].phrases[place], encoding) if samples[i].phrases and not pairs else ()
                 for (i, place), encoding in zip(rows, encodings, strict=True)
             ),
             others=() if others is None else tuple(tuple(others[i]) for i, _ in rows),
@@ -81,12 +92,31 @@ class Collate:
         if max(count_S) > ROWS_PER_SAMPLE:
             raise ValueError(f"a sample has {max(count_S)} texts; at most {ROWS_PER_SAMPLE} are possible")
         wanted = self.data.texts_per_image if self.training else ROWS_PER_SAMPLE
+        if self.training and self.data.pairs:
+            return [(i, place) for i in range(len(samples)) for place in range(wanted)]
         lot_ST = draw.uniform("texts", sample_ids, max(count_S)) if max(count_S) > wanted else None
         rows = []
         for i, count in enumerate(count_S):
             places = range(count) if lot_ST is None or count <= wanted else lot_ST[i, :count].argsort()[:wanted].tolist()
             rows += [(i, place) for place in places]
         return rows
+
+    def _pairs(
+        self,
+        samples: Sequence[Sample],
+        rows: Sequence[tuple[int, int]],
+        row_B: np.ndarray,
+        draw: Draw,
+        others: Sequence[Sequence[Sample]] | None,
+    ) -> list[tuple[Pair, Pair | None]]:
+        """(true, false) pair of each row, or nothing where rows are single texts."""
+        if not (self.training and self.data.pairs):
+            return []
+        most, short = self.text.max_tokens, self.data.pairs.short
+        return [
+            pack(samples[i], others[i] if others else (), self._encode, most, short, draw.generator("pair", row))
+            for (i, _), row in zip(rows, row_B.tolist(), strict=True)
+        ]
 
     def _encode(self, text: str) -> Encoding:
         return self.tokenizer.encode(text, self.text.max_tokens)
@@ -113,7 +143,7 @@ class Collate:
             if not text and others is not None:
                 foreign = next((left for other in others[i] if (left := foreign_texts(samples[i], other))), None)
                 text = foreign[draw.integers("false text", row, len(foreign))[0, 0]] if foreign else ""
-            chosen.append(self._encode(text) if text else Encoding([], [], []))
+            chosen.append(self._encode(text) if text else NOTHING)
         return chosen
 
     # ---------------------------------------------------------------------------------------------------- pictures
@@ -162,8 +192,8 @@ def foreign_texts(sample: Sample, other: Sample) -> list[str]:
     return [text for text in other.texts if text not in own]
 
 
-def texts_of(encodings: Sequence[Encoding], pad_id: int, length: int) -> Texts:
-    """Encodings padded to a common length."""
+def texts_of(encodings: Sequence[Encoding], pad_id: int, length: int, second: Sequence[int] = ()) -> Texts:
+    """Encodings padded to a common length. `second`: where segment 1 of each begins, if they have one."""
     token_BT = np.full((len(encodings), length), pad_id, dtype=np.int64)
     word_BT = np.full_like(token_BT, -1)
     length_B = np.empty(len(encodings), dtype=np.int64)
@@ -171,10 +201,12 @@ def texts_of(encodings: Sequence[Encoding], pad_id: int, length: int) -> Texts:
         length_B[b] = len(encoding.ids)
         token_BT[b, : len(encoding.ids)] = encoding.ids
         word_BT[b, : len(encoding.ids)] = encoding.words
+    mask_BT = np.arange(length) < length_B[:, None]
+    is_second_BT = mask_BT & (np.arange(length) >= np.array(second)[:, None]) if second else np.zeros_like(mask_BT)
     return Texts(
         torch.from_numpy(token_BT),
-        torch.from_numpy(np.arange(length) < length_B[:, None]),
-        torch.zeros(token_BT.shape, dtype=torch.int64),
+        torch.from_numpy(mask_BT),
+        torch.from_numpy(is_second_BT.astype(np.int64)),
         torch.from_numpy(word_BT),
     )
 

@@ -33,7 +33,7 @@ class _Picture(NamedTuple):
 
 
 class Karpathy:
-    purposes = frozenset({"pretrain", "retrieval"})
+    purposes = frozenset({"pretrain", "retrieval", "documents"})
     looks_for = "dataset_coco.json, dataset_flickr30k.json or dataset_flickr8k.json"
 
     @staticmethod

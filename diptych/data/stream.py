@@ -79,6 +79,7 @@ class Stream(Dataset["Delivery | Refusal"]):
     ranks: int = 1
     negatives: int = 1  # samples of other draws handed to `collate` beside each sample
     foreign: bool = False  # they are wanted even where a sample brings false texts of its own
+    pictures: bool = True  # False: nothing is decoded, and samples go on without pictures
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.accumulate * self.ranks):
@@ -123,6 +124,8 @@ class Stream(Dataset["Delivery | Refusal"]):
     def _readable(self, reader: Reader, n: int, index: int, broken: list[Broken]) -> tuple[Sample, Pictures]:
         for attempt in range(SUBSTITUTES):
             sample = reader[index]
+            if not self.pictures:
+                return replace(sample, images=()), ()
             try:
                 return sample, decode_sample(sample, self.image)
             except BrokenPicture as error:

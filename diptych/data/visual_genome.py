@@ -46,7 +46,7 @@ class _Things(NamedTuple):
 
 
 class VisualGenome:
-    purposes = frozenset({"pretrain"})
+    purposes = frozenset({"pretrain", "documents"})
     looks_for = "region_descriptions.json (or vg/region_descriptions_SPLIT.json)"
 
     @staticmethod

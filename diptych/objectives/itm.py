@@ -51,14 +51,7 @@ class ITM(nn.Module):
             is_false_B &= false.mask_BT.any(1)
             swapped_BT = torch.where(is_false_B[:, None], 1, 0) * exchanged(batch, false)
             swapped_BT = swapped_BT.masked_fill(~in_place(batch, false), IGNORE)
-            batch = replace(
-                batch,
-                text_BT=torch.where(is_false_B[:, None], false.token_BT, batch.text_BT),
-                text_mask_BT=torch.where(is_false_B[:, None], false.mask_BT, batch.text_mask_BT),
-                segment_BT=torch.where(is_false_B[:, None], false.segment_BT, batch.segment_BT),
-                word_BT=torch.where(is_false_B[:, None], false.word_BT, batch.word_BT),
-                phrases=tuple(() if swapped else spans for swapped, spans in zip(is_false_B, batch.phrases, strict=False)),
-            )
+            batch = batch.with_false_text(is_false_B)
         return replace(
             batch,
             labels={**batch.labels, "itm": (~is_false_B).long(), "itm_swapped": swapped_BT},

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -26,7 +27,7 @@ from diptych.config import Recipe, UserError, flat
 from diptych.contracts import Batch, Evaluation, Reader, System, Task, Tokenizer, Trainable
 from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
-from diptych.data.stream import Broken, InOrder, Stream
+from diptych.data.stream import Broken, InOrder, Refusal, Stream
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
@@ -38,8 +39,9 @@ from diptych.train.precision import autocast, choose_device, choose_precision
 from diptych.train.quarantine import Quarantine
 from diptych.train.signals import Interrupted
 from diptych.train.start import copy_part, load_system
+from diptych.train.step import Sums, add_sums
 
-__all__ = ["Interrupted", "Options", "build_system", "build_task", "evaluate", "finetune", "pretrain"]
+__all__ = ["Interrupted", "Options", "build_system", "build_task", "evaluate", "finetune", "objectives", "pretrain"]
 
 Result = dict[str, Any]
 Tell = Callable[[str], None]
@@ -60,8 +62,16 @@ class Options(TypedDict, total=False):
     quiet: bool  # nothing on standard error
 
 
-def pretrain(recipe: Recipe, system: type[System], data: Sequence[Source], out: Path, **options: Unpack[Options]) -> Result:
-    """Train a system on all its objectives."""
+def pretrain(
+    recipe: Recipe,
+    system: type[System],
+    data: Sequence[Source],
+    out: Path,
+    *,
+    held_out: Sequence[Source] = (),
+    **options: Unpack[Options],
+) -> Result:
+    """Train a system on all its objectives; every `train.validate_every` steps and at the end they are measured on `held_out`."""
     tokenizer = options.get("tokenizer") or vocabulary.load(recipe.text.vocab)
     prepared = system.prepare(recipe.system, [source.reader for source in data], tokenizer)
     recipe = recipe.model_copy(update={"system": prepared})
@@ -73,7 +83,63 @@ def pretrain(recipe: Recipe, system: type[System], data: Sequence[Source], out: 
         return model
 
     about = {"verb": "pretrain", "system": _module_name(system), "task": None, **options.get("about", {})}
-    return _run(recipe, begin, data, out, tokenizer, about, options, lambda model: {})
+    if recipe.train.validate_every and held_out:
+        few = recipe.train.validate_on
+        options.setdefault("probe", lambda model: objectives(model, recipe, held_out, tokenizer, few)[0])
+
+    def score(model: System) -> dict[str, Result]:
+        if not (recipe.train.validate_every and held_out):
+            return {}
+        began = time.perf_counter()
+        metrics, n = objectives(model, recipe, held_out, tokenizer)
+        sha = _sha256([source.reader.fingerprint for source in held_out])
+        clock = {"seconds": time.perf_counter() - began}
+        return {
+            "val": {**_named(recipe, about), "split": "val", "metrics": metrics, "n": n, "ci95": {}, "data_sha256": sha, **clock}
+        }
+
+    return _run(recipe, begin, data, out, tokenizer, about, options, score)
+
+
+def objectives(
+    model: Trainable, recipe: Recipe, data: Sequence[Source], tokenizer: Tokenizer, limit: int | None = None
+) -> tuple[dict[str, float], int]:
+    """Mean losses and metrics of pre-training over samples that were not trained on, each once, and how many they were.
+
+    Batches are made as in training, by the recipe's seed, so two models are asked the same.
+    """
+    total = min(sum(len(source.reader) for source in data), limit or 1 << 62)
+    size = min(EVALUATION_BATCH, total)
+    draw, device = Draw(recipe.train.seed), next(model.parameters()).device
+    steps = total // size
+    once = recipe.data.model_copy(update={"image": recipe.data.image.model_copy(update={"augment": "none"})})
+    stream = Stream(
+        mixture=Mixture([replace(source, weight=None) for source in data], draw),
+        collate=Collate(tokenizer, recipe.text, once, training=True),
+        label=model.label,
+        corrupt=model.corrupt,
+        draw=draw,
+        image=recipe.data.image,
+        steps=steps,
+        batch_size=size,
+        negatives=model.negatives,
+        foreign=recipe.data.foreign > 0,
+        pictures=model.reads_pictures,
+    )
+    sums: Sums = {}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast(device, choose_precision(recipe.train.precision, device)):
+        for item in stream.loader(0, recipe.data.workers):
+            if isinstance(item, Refusal):
+                raise UserError(item.reason)
+            for name, term in model(item.batch.to(device)).items():
+                metrics = {f"{name}/{metric}": pair for metric, pair in term.metrics.items()}
+                for called, (part, count) in {f"loss/{name}": (term.sum, term.count), **metrics}.items():
+                    add_sums(sums, {called: [float(part), count]})
+    model.train(was_training)
+    model.discard_step()
+    return {name: part / count for name, (part, count) in sums.items() if count}, steps * size
 
 
 def finetune(
@@ -219,6 +285,7 @@ def _run(
                 ranks=dist.size(),
                 negatives=model.negatives,
                 foreign=recipe.data.foreign > 0,
+                pictures=model.reads_pictures,
             )
             loop = Loop(
                 model=model,

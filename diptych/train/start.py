@@ -1,7 +1,8 @@
 """Where weights come from before the first step: nowhere, another run, or parts of other runs.
 
 fine-tuning from a run     all of the system's weights
---init image=RUN           the tensors under `image.` of that run, into the part of the same name here
+--init image=RUN           the tensors under `image.` of that run, into the part of the same name here; of a longer table of
+                           positions of words, as many as there are here
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from diptych.config import UserError, nearest
 from diptych.contracts import System, Tokenizer
 from diptych.text import tokenizer as vocabulary
 
+POSITIONS = "position.weight"  # row n is of place n, however many there are
 OF_TASK = "system."  # a fine-tuned run holds a task, and its system under this name
 
 
@@ -58,7 +60,12 @@ def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: 
     if not common:
         there = {name.partition(".")[0] for name in weights}
         raise UserError(f"--init {part}={run}: nothing is named {part}.* there{nearest(part, there)}")
+    cut = []
     for name in common:
+        here, theirs = targets[name], weights[name]
+        if name.endswith(POSITIONS) and here.shape[1:] == theirs.shape[1:] and len(here) < len(theirs):
+            weights[name] = theirs[: len(here)]
+            cut.append(f"; {name}: the first {len(here)} of {len(theirs)}")
         if targets[name].shape != weights[name].shape:
             shapes = f"{list(weights[name].shape)} there, {list(targets[name].shape)} here"
             raise UserError(f"--init {part}={run}: {name} has another shape: {shapes}")
@@ -70,5 +77,7 @@ def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: 
             targets[name].copy_(weights[name])
     count = sum(targets[name].numel() for name in common)
     fresh = sorted(targets.keys() - weights.keys())
+    left = sorted(name for name in weights.keys() - targets.keys() if name.startswith(f"{part}."))
+    unused = f"; there, not used here: {', '.join(left)}" if left else ""
     not_copied = f"; not there, left as initialised: {', '.join(fresh)}" if fresh else ""
-    tell(f"{part}: copied {len(common)} tensors ({count:,} numbers) from {run}{not_copied}")
+    tell(f"{part}: copied {len(common)} tensors ({count:,} numbers) from {run}{''.join(cut)}{not_copied}{unused}")

@@ -15,8 +15,6 @@ both); a VQA classifier becomes a fine-tuned VQA run with its answers. Both go b
 
 from __future__ import annotations
 
-import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-import diptych
 from diptych.checkpoint import read_weights, write_file, write_json
 from diptych.config import UserError
-from diptych.text import tokenizer
+from diptych.weights.folder import read_json, read_state, torch_load, write_run
 from diptych.weights.rename import Report, State, Table, layers_in
 
 _TEXT, _LAYER = "vilt.embeddings.text_embeddings", "fusion.encoder.layers.{i}"
@@ -143,13 +140,13 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
     """Published weights to one of our run directories, or one of ours to Hugging Face's layout, whichever `source` is not."""
     if (dest / "config.json").exists():
         raise UserError(f"{dest} already holds a model; give another directory")
-    config = _read_json(source / "config.json") if source.is_dir() else {}
+    config = read_json(source / "config.json") if source.is_dir() else {}
     if "recipe" in config:
         report = _export(source, dest, config["recipe"])
     elif config.get("model_type") == "vilt":
         report = _import_folder(source, dest, config)
     elif source.is_file():
-        system, weights, report = from_authors(_vilt_in(source, _torch_load(source)))
+        system, weights, report = from_authors(_vilt_in(source, torch_load(source)))
         _write_run(source, dest, system, weights)
     else:
         wanted = "a ViLT folder of Hugging Face's layout, the authors' .ckpt, or a run directory of ours"
@@ -220,33 +217,6 @@ def _without_absent_heads(report: Report, system: dict[str, Any]) -> Report:
     return report
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} has no {path.name}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})") from None
-
-
-def _read_folder(folder: Path) -> State:
-    if (folder / "model.safetensors").is_file():
-        return read_weights(folder / "model.safetensors")
-    return _torch_load(folder / "pytorch_model.bin")
-
-
-def _torch_load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} has neither model.safetensors nor pytorch_model.bin") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, UnicodeDecodeError, ValueError) as error:
-        # the unpickler takes any byte for an instruction, so a file that is none raises whatever comes first
-        raise UserError(
-            f"{path}: cannot be read as plain tensors ({str(error).partition(chr(10))[0] or type(error).__name__})"
-        ) from None
-
-
 def _vilt_in(source: Path, held: Any) -> State:
     """The state dict of a file, which may be a checkpoint around it."""
     state = held.get("state_dict", held) if isinstance(held, dict) else {}
@@ -256,7 +226,7 @@ def _vilt_in(source: Path, held: Any) -> State:
 
 
 def _import_folder(source: Path, dest: Path, config: dict[str, Any]) -> Report:
-    state = _vilt_in(source, _read_folder(source))
+    state = _vilt_in(source, read_state(source))
     if "ViltForQuestionAnswering" not in (config.get("architectures") or ()):
         system, weights, report = from_hugging_face(state, config)
         _write_run(source, dest, system, weights)
@@ -274,38 +244,16 @@ def _import_folder(source: Path, dest: Path, config: dict[str, Any]) -> Report:
 
 def _write_run(source: Path, dest: Path, system: dict[str, Any], weights: State, task: dict[str, Any] | None = None) -> None:
     """A run directory with the published training settings, ready for `--from`."""
-    folder = source if source.is_dir() else source.parent
-    vocabulary = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), None)
-    if vocabulary is None:
-        raise UserError(f"{folder} has no vocab.txt (or tokenizer.json): put bert-base-uncased's beside the weights")
-    words, rows = tokenizer.load(str(vocabulary)), len(next(t for n, t in weights.items() if n.endswith("text.word.weight")))
-    if words.vocab_size != rows:
-        raise UserError(f"{vocabulary} has {words.vocab_size} tokens, the weights {rows}: not their vocabulary")
-    dest.mkdir(parents=True, exist_ok=True)
-    words.save(dest / "tokenizer.json")
     short = system["image"]["grid"] * system["image"]["patch"]
     image = {"short": short, "long": short * 1333 // 800, "multiple": system["image"]["patch"]}
     recipe = {
         "system": system,
         "task": task,
-        "text": {"vocab": str((dest / "tokenizer.json").resolve()), "max_tokens": system["text"]["positions"]},
+        "text": {"max_tokens": system["text"]["positions"]},
         "data": {"image": image},
         "train": {"steps": 200_000, "batch_size": 4096, "lr": 1e-4, "clip": None},
     }
-    about = {
-        "diptych": diptych.__version__,
-        "verb": "convert",
-        "system": "vilt",
-        "preset": None,
-        "task": task and task["kind"],
-        "data": [],
-        "init": {},
-        "from": str(source),
-        "recipe": recipe,
-    }
-    write_json(dest / "config.json", about)
-    write_file(dest / "model.safetensors", save(dict(weights)))
-    write_file(dest / "README.md", f"# ViLT\n\nConverted by `diptych convert vilt` from `{source.name}`.\n".encode())
+    write_run(source, dest, "ViLT", weights, recipe)
 
 
 def _export(source: Path, dest: Path, recipe: dict[str, Any]) -> Report:
