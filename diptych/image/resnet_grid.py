@@ -1,10 +1,10 @@
-"""ResNet (He et al., 2016) whose last feature map is the picture's tokens: what SOHO, Pixel-BERT and E2E-VLP put under a Transformer.
+"""ResNet (He et al., 2016) whose last feature map is the picture's tokens: what SOHO puts under a Transformer.
 
     picture -> ResNet, stride 32 -> [max pool 2 x 2] -> 1 x 1 convolution to the width -> batch norm -> cells row by row
 
-torchvision's network and names (`image.trunk.*`), so its ImageNet weights fit; without such a start it makes no sense to keep its norms
-and first stage as they are, which is the default as published. Padding is zero before the network and before the pool; as in DETR, what
-the norms' biases make of it reaches a little way into real cells in between: resize to a multiple of `cell` pixels.
+torchvision's network and names (`image.trunk.*`), so its ImageNet weights fit; without such a start it makes no sense to keep its
+norms and first stage as they are, which is the default as published. Padding is zero before the network and before the pool; as
+in DETR, what the norms' biases make of it reaches a little way into real cells in between: resize to a multiple of `cell` pixels.
 """
 
 from __future__ import annotations

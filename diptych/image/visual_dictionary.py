@@ -8,15 +8,15 @@ Words learn no gradients; they follow the cells that chose them, by moving count
     n_j <- decay n_j + (1 - decay) count_j        a_j <- decay a_j + (1 - decay) sum of the v_i with h_i = j
     d_j = a_j / n~_j,    n~_j = (n_j + eps) / (N + K eps) N,    N = sum of n_j
 
-A training step reads the words as the step before left them: `forward` only stages counts and sums, `commit` folds them in when the
-step has succeeded, `discard` drops them. The released code moves the words within the forward pass, so that places and words are of
-two dictionaries. It also starts n and a at zero, which makes a zero vector of every word that the first step does not use: here they
-start at 1 and the word, unless `start="zero"`. A picture counts once, however many captions it has: with as many captions for
-every picture, as published, only the smoothing would differ.
+A training step reads the words as the step before left them: `forward` only stages counts and sums, `commit` folds them in when
+the step has succeeded, `discard` drops them. The released code moves the words within the forward pass, so that places and words
+are of two dictionaries. It also starts n and a at zero, which makes a zero vector of every word that the first step does not use:
+here they start at 1 and the word, unless `start="zero"`. A picture counts once, however many captions it has: with as many
+captions for every picture, as published, only the smoothing would differ.
 
-A word that no cell chooses stays behind, and few words may end up with all the cells. `revive` (ours; off as published) moves the most
-forgotten words of a step to the cells that their words describe worst, as k-means refills an empty cluster. Where perplexity, the
-number of words in even use that would be as hard to guess, falls below `collapsed` of K, a warning says so once.
+A word that no cell chooses stays behind, and few words may end up with all the cells. `revive` (ours; off as published) moves the
+most forgotten words of a step to the cells that their words describe worst, as k-means refills an empty cluster. Where
+perplexity, the number of words in even use that would be as hard to guess, falls below `collapsed` of K, a warning says so once.
 """
 
 from __future__ import annotations

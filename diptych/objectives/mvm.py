@@ -4,12 +4,12 @@
     p(j | text, other cells) = softmax over k of cos(state, d_k) / temperature
     L = mean over rows of the mean over a row's hidden cells of -log p(j)
 
-All cells with the word go, or the answer could be copied from next door. Only the drawn number is known before the forward pass (which
-words a picture has is not), so the loss is counted in rows. The dictionary classifies, and learns nothing from it.
+All cells with the word go, or the answer could be copied from next door. Only the drawn number is known before the forward pass
+(which words a picture has is not), so the loss is counted in rows. The dictionary classifies, and learns nothing from it.
 
-What the released code does otherwise: one place is drawn for the whole batch, a row takes part with probability .015 (`rate`), and the
-mean is over hidden cells. With its temperature of 1 the logits lie in [-1, 1], so even a certain guess is a weak one: of 2048 words the
-right one gets p <= 2048^-1 e^2; hence `temperature`.
+What the released code does otherwise: one place is drawn for the whole batch, a row takes part with probability .015 (`rate`),
+and the mean is over hidden cells. With its temperature of 1 the logits lie in [-1, 1], so even a certain guess is a weak one: of
+2048 words the right one gets p <= 2048^-1 e^2; hence `temperature`.
 """
 
 from __future__ import annotations

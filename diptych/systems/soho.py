@@ -5,10 +5,11 @@
     picture -> CNN -> cells -> nearest words -> gate -> [mask] -> + place -> norm -/                -> match or mismatch   (itm)
                             \\------- cells ----/
 
-No detector: a convolutional grid is trained with everything else, and a dictionary of K vectors, which follows the cells by moving
-averages, gathers cells that look alike under one index. The index is what a masked cell is asked for. One masked pass serves all three
-objectives: a text is swapped or not, then words are hidden, then all cells of one visual word, also where text and picture do not
-match (`mask_on_negatives`). The survey counts SOHO as dual-stream, its code joins the streams: `fusion.kind` is either.
+No detector: a convolutional grid is trained with everything else, and a dictionary of K vectors, which follows the cells by
+moving averages, gathers cells that look alike under one index. The index is what a masked cell is asked for. One masked pass
+serves all three objectives: a text is swapped or not, then words are hidden, then all cells of one visual word, also where text
+and picture do not match (`mask_on_negatives`). The survey counts SOHO as dual-stream, its code joins the streams: `fusion.kind`
+is either.
 
     difference from the released code        here
     words of the dictionary move within      between steps, over all ranks (image/visual_dictionary.py)
@@ -216,11 +217,10 @@ def paper() -> Recipe:
 
 def released() -> Recipe:
     """The published code's own configuration: ResNet-18, three layers, a quick dictionary, few hidden visual words."""
-    recipe = paper()
     system = SOHO.Config(
         image=ResNetGrid.Config(depth=18),
         dictionary=VisualDictionary.Config(decay=0.4, start="zero"),
-        fusion=recipe.system.fusion.model_copy(update={"layers": 3}),
+        fusion=SingleStream.Config(layers=3, norm="post", eps=1e-12, attention_dropout=0.1, pooler=False),
         mvm=MVM.Config(rate=0.015),
     )
-    return recipe.model_copy(update={"system": system})
+    return paper().model_copy(update={"system": system})
