@@ -49,10 +49,8 @@ class ResNetGrid(nn.Module):
         channels = resnet.fc.in_features
         resnet.fc = nn.Identity()
         self.trunk = resnet
-        stages = ((resnet.conv1,), (resnet.layer1,), (resnet.layer2,), (resnet.layer3,), (resnet.layer4,))
-        for stage in stages[: config.frozen]:
-            for module in stage:
-                module.requires_grad_(False)
+        for stage in (resnet.conv1, resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)[: config.frozen]:
+            stage.requires_grad_(False)  # norms have no parameters here
         self.project = nn.Conv2d(channels, width, 1, bias=False)
         self.norm = BatchNorm(width)
 
@@ -67,7 +65,8 @@ class ResNetGrid(nn.Module):
         if self.config.pool:
             x_ICHW = F.max_pool2d(x_ICHW * self.real(images, x_ICHW, 32)[:, None], 2)  # all are >= 0, so zeros never win
         x_ICHW = self.norm(self.project(x_ICHW), self.real(images, x_ICHW, cell))
-        box_IV4, mask_IV = cells(images.size_I2, *x_ICHW.shape[-2:], cell)
+        rows, cols = x_ICHW.shape[-2:]
+        box_IV4, mask_IV = cells(images.size_I2, rows, cols, cell)
         return Visual(x_ICHW.flatten(2).mT, mask_IV, box_IV4)
 
     @staticmethod
