@@ -16,7 +16,6 @@ both); a VQA classifier becomes a fine-tuned VQA run with its answers. Both go b
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-import diptych
 from diptych.checkpoint import read_weights, write_file, write_json
 from diptych.config import UserError
-from diptych.text import tokenizer
 from diptych.weights.rename import Report, State, Table, layers_in
+from diptych.weights.run import torch_load, write_run
 
 _TEXT, _LAYER = "vilt.embeddings.text_embeddings", "fusion.encoder.layers.{i}"
 
@@ -149,7 +147,7 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
     elif config.get("model_type") == "vilt":
         report = _import_folder(source, dest, config)
     elif source.is_file():
-        system, weights, report = from_authors(_vilt_in(source, _torch_load(source)))
+        system, weights, report = from_authors(_vilt_in(source, torch_load(source)))
         _write_run(source, dest, system, weights)
     else:
         wanted = "a ViLT folder of Hugging Face's layout, the authors' .ckpt, or a run directory of ours"
@@ -232,19 +230,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_folder(folder: Path) -> State:
     if (folder / "model.safetensors").is_file():
         return read_weights(folder / "model.safetensors")
-    return _torch_load(folder / "pytorch_model.bin")
-
-
-def _torch_load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} has neither model.safetensors nor pytorch_model.bin") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, UnicodeDecodeError, ValueError) as error:
-        # the unpickler takes any byte for an instruction, so a file that is none raises whatever comes first
-        raise UserError(
-            f"{path}: cannot be read as plain tensors ({str(error).partition(chr(10))[0] or type(error).__name__})"
-        ) from None
+    if not (folder / "pytorch_model.bin").is_file():
+        raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+    return torch_load(folder / "pytorch_model.bin")
 
 
 def _vilt_in(source: Path, held: Any) -> State:
@@ -274,38 +262,15 @@ def _import_folder(source: Path, dest: Path, config: dict[str, Any]) -> Report:
 
 def _write_run(source: Path, dest: Path, system: dict[str, Any], weights: State, task: dict[str, Any] | None = None) -> None:
     """A run directory with the published training settings, ready for `--from`."""
-    folder = source if source.is_dir() else source.parent
-    vocabulary = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), None)
-    if vocabulary is None:
-        raise UserError(f"{folder} has no vocab.txt (or tokenizer.json): put bert-base-uncased's beside the weights")
-    words, rows = tokenizer.load(str(vocabulary)), len(next(t for n, t in weights.items() if n.endswith("text.word.weight")))
-    if words.vocab_size != rows:
-        raise UserError(f"{vocabulary} has {words.vocab_size} tokens, the weights {rows}: not their vocabulary")
-    dest.mkdir(parents=True, exist_ok=True)
-    words.save(dest / "tokenizer.json")
     short = system["image"]["grid"] * system["image"]["patch"]
-    image = {"short": short, "long": short * 1333 // 800, "multiple": system["image"]["patch"]}
     recipe = {
         "system": system,
         "task": task,
-        "text": {"vocab": str((dest / "tokenizer.json").resolve()), "max_tokens": system["text"]["positions"]},
-        "data": {"image": image},
+        "text": {"max_tokens": system["text"]["positions"]},
+        "data": {"image": {"short": short, "long": short * 1333 // 800, "multiple": system["image"]["patch"]}},
         "train": {"steps": 200_000, "batch_size": 4096, "lr": 1e-4, "clip": None},
     }
-    about = {
-        "diptych": diptych.__version__,
-        "verb": "convert",
-        "system": "vilt",
-        "preset": None,
-        "task": task and task["kind"],
-        "data": [],
-        "init": {},
-        "from": str(source),
-        "recipe": recipe,
-    }
-    write_json(dest / "config.json", about)
-    write_file(dest / "model.safetensors", save(dict(weights)))
-    write_file(dest / "README.md", f"# ViLT\n\nConverted by `diptych convert vilt` from `{source.name}`.\n".encode())
+    write_run(source, dest, "ViLT", recipe, weights)
 
 
 def _export(source: Path, dest: Path, recipe: dict[str, Any]) -> Report:
