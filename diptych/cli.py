@@ -242,7 +242,7 @@ def list_(
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Whose weights: vilt, soho.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Whose weights: vilt, soho, resnet.")],
     source: Annotated[Path, typer.Argument(metavar="SOURCE")],
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
     as_json: AsJson = False,

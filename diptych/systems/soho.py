@@ -22,10 +22,10 @@ is either.
     a mismatch has the first caption of      any caption of another picture, half of the rows on average (objectives/itm.py)
       another picture, in half of a batch
     match head without bias                  with one
-    BERT and an ImageNet ResNet as a start   `--init text=RUN`, `--init image=RUN`, or converted weights (weights/soho.py)
+    BERT and an ImageNet ResNet as a start   `--init image=RUN` (weights/resnet.py), or SOHO's own weights (weights/soho.py)
     fp16                                     bf16 where the device has it
 
-How the numbers of `paper` are known: the text of the paper was not at hand; see docs/systems/soho.md.
+The text of the paper was not at hand: docs/systems/soho.md says which numbers of `paper` are known from where.
 """
 
 from __future__ import annotations
@@ -115,18 +115,20 @@ class SOHO(System):
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """One pass over words and cells, both with gaps; captions of one picture may hide different cells of it."""
         if self.mvm is None:
-            fused, of_cells = self.fuse(batch), {}
-        else:
-            assert batch.image_of_BN is not None
-            mixed, index_IV = self.spell(batch)
-            row = of_rows(mixed, batch.image_of_BN)
-            index_BV = index_IV[batch.image_of_BN.clamp(min=0)].flatten(1)
-            token_BVD, word_BV = self.mvm.hide(row.token_BVD, index_BV, row.mask_BV, batch)
-            own = replace(batch, image_of_BN=torch.arange(len(batch), device=index_BV.device)[:, None])
-            fused = self.fuse(own, self.neck.placed(Visual(token_BVD, row.mask_BV, row.box_BV4)))
-            term = self.mvm(fused, batch, word_BV, self.dictionary.word_KD)
-            of_cells = {"mvm": replace(term, metrics={**term.metrics, **self.dictionary.metrics()})}
-        return {"mlm": self.mlm(fused, batch, self.text.word.weight), **of_cells, "itm": self.itm(fused, batch)}
+            return self.of_texts(self.fuse(batch), batch)
+        assert batch.image_of_BN is not None
+        mixed, index_IV = self.spell(batch)
+        row = of_rows(mixed, batch.image_of_BN)
+        index_BV = index_IV[batch.image_of_BN.clamp(min=0)].flatten(1)
+        token_BVD, word_BV = self.mvm.hide(row.token_BVD, index_BV, row.mask_BV, batch)
+        own = replace(batch, image_of_BN=torch.arange(len(batch), device=index_BV.device)[:, None])
+        fused = self.fuse(own, self.neck.placed(Visual(token_BVD, row.mask_BV, row.box_BV4)))
+        mvm = self.mvm(fused, batch, word_BV, self.dictionary.word_KD)
+        mvm = replace(mvm, metrics={**mvm.metrics, **self.dictionary.metrics()})
+        return {"mvm": mvm, **self.of_texts(fused, batch)}
+
+    def of_texts(self, fused: Fused, batch: Batch) -> dict[str, LossTerm]:
+        return {"mlm": self.mlm(fused, batch, self.text.word.weight), "itm": self.itm(fused, batch)}
 
     def words(self, x_PD: Tensor) -> Tensor:
         return self.mlm.head(x_PD, self.text.word.weight)
@@ -189,7 +191,7 @@ def small() -> Recipe:
             image_optimizer=ImageOptimizer(lr_factor=10),
         ),
         data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2, foreign=1.0),
-        train=TrainConfig(steps=2000, batch_size=16, lr=1e-3, schedule="steps", milestones=(0.625, 0.875), weight_decay=0.02),
+        train=TrainConfig(steps=1200, batch_size=16, lr=1e-3, schedule="steps", milestones=(0.625, 0.875), weight_decay=0.02),
     )
 
 
@@ -209,8 +211,8 @@ def paper() -> Recipe:
             warmup_from=1 / 3,
             schedule="steps",
             milestones=(25 / 40, 35 / 40),
-            betas=(0.9, 0.999),
             clip=10.0,
+            betas=(0.9, 0.999),
         ),
     )
 

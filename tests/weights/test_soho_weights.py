@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models import resnet34
 
 from diptych import config, find
+from diptych.checkpoint import read_weights
 from diptych.config import UserError
 from diptych.fusion.single_stream import SingleStream
 from diptych.image.resnet_grid import ResNetGrid
@@ -14,6 +16,8 @@ from diptych.image.visual_dictionary import VisualDictionary
 from diptych.systems.soho import SOHO
 from diptych.text.embedding import TextEmbedding
 from diptych.text.tokenizer import wordpiece
+from diptych.train.start import copy_part
+from diptych.weights import resnet
 from diptych.weights.soho import AUTHORS, convert
 
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog"])
@@ -74,8 +78,6 @@ def test_a_file_becomes_the_system_it_was_made_of(system, theirs, tmp_path):
     torch.save({"meta": {"epoch": 40}, "state_dict": theirs}, tmp_path / "soho.pth")
     report = convert(tmp_path / "soho.pth", tmp_path / "run")
     assert [report["missing"], report["unexpected"]] == [[], []]
-    from diptych.checkpoint import read_weights
-
     weights = read_weights(tmp_path / "run" / "model.safetensors")
     recipe = find.read_config(tmp_path / "run")["recipe"]
     again = SOHO(SOHO.Config.model_validate(recipe["system"]), TOKENIZER)
@@ -107,3 +109,18 @@ def test_a_neck_without_gate_and_a_network_that_is_none(theirs, tmp_path):
     torch.save(odd, tmp_path / "odd.pth")
     with pytest.raises(UserError, match="stages of 3, 4, 5, 3 blocks are none of torchvision's"):
         convert(tmp_path / "odd.pth", tmp_path / "other")
+
+
+def test_imagenet_s_resnet_is_an_image_root(system, tmp_path):
+    torch.manual_seed(1)
+    theirs = resnet34(weights=None).state_dict()
+    torch.save(theirs, tmp_path / "resnet34.pth")
+    report = resnet.convert(tmp_path / "resnet34.pth", tmp_path / "root")
+    assert report["unused"] == ["fc.bias", "fc.weight"]
+    started = SOHO(system.config, TOKENIZER)
+    told: list[str] = []
+    copy_part(started, "image", tmp_path / "root", TOKENIZER, told.append)
+    trunk = started.image.trunk.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in trunk.items())
+    fresh = "image.norm.bias, image.norm.running_mean_C, image.norm.running_var_C, image.norm.weight, image.project.weight"
+    assert told[0].endswith(f"left as initialised: {fresh}")
