@@ -53,7 +53,7 @@ AUTHORS = Table(
 )
 
 # blocks of the four stages, and whether a block has three convolutions
-RESNETS = {
+RESNETS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,

@@ -27,6 +27,7 @@ def test_the_neck_is_torch_s_own_layers_in_a_row():
     visual = Visual(cell_IVD, mask_IV, box_IV4)
     found = neck.placed(neck(visual, word_IVD)).token_IVD[mask_IV]
     word_PD, cell_PD = neck.align(word_IVD[mask_IV]), cell_IVD[mask_IV]
+    assert neck.gate is not None
     score_P2 = F.batch_norm(torch.cat([word_PD, cell_PD], 1) @ neck.gate.weight.T, None, None, training=True)
     share_P2 = score_P2.softmax(1)
     mixed_PD = share_P2[:, :1] * word_PD + share_P2[:, 1:] * cell_PD

@@ -88,9 +88,8 @@ def test_published_sizes():
     of_part = [{name: sum(p.numel() for p in part.parameters()) for name, part in system.named_children()} for system in systems]
     project = 2048 * 768 + 2 * 768
     norms = 2 * sum(m.weight.numel() for m in systems[0].image.modules() if type(m).__name__ == "FrozenBatchNorm2d")
-    assert (
-        of_part[0]["image"] + norms == 44_549_160 - 2_049_000 + project
-    )  # torchvision's count, less fc; its norms have parameters
+    resnet101 = 44_549_160 - 2_049_000  # torchvision's count, less fc; its norms have parameters
+    assert of_part[0]["image"] + norms == resnet101 + project
     assert of_part[0]["fusion"] == 12 * 7_087_872 + 2 * 768
     assert of_part[1]["fusion"] == 3 * 7_087_872 + 2 * 768
     assert systems[0].dictionary.word_KD.shape == (2048, 768)

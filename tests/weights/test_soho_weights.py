@@ -39,7 +39,7 @@ def system() -> SOHO:
     with torch.no_grad():
         for buffer in made.buffers():
             buffer.uniform_(0.5, 1.5)
-        made.fusion.modality.weight.zero_()
+        made.get_parameter("fusion.modality.weight").zero_()
     return made.eval()
 
 
@@ -120,7 +120,7 @@ def test_imagenet_s_resnet_is_an_image_root(system, tmp_path):
     started = SOHO(system.config, TOKENIZER)
     told: list[str] = []
     copy_part(started, "image", tmp_path / "root", TOKENIZER, told.append)
-    trunk = started.image.trunk.state_dict()
+    trunk = started.get_submodule("image.trunk").state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in trunk.items())
     fresh = "image.norm.bias, image.norm.running_mean_C, image.norm.running_var_C, image.norm.weight, image.project.weight"
     assert told[0].endswith(f"left as initialised: {fresh}")
