@@ -244,7 +244,7 @@ def list_(
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Whose weights: vilt.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Whose weights: bert, resnet, soho, vilt.")],
     source: Annotated[Path, typer.Argument(metavar="SOURCE")],
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
     as_json: AsJson = False,

@@ -82,7 +82,10 @@ class TrainConfig(Config):
     accumulate: PositiveInt = 1  # micro-steps per optimiser step
     lr: PositiveFloat
     warmup: float = Field(default=0.1, ge=0, le=1)  # share of the steps
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_from: float = Field(default=0.0, ge=0, le=1)  # share of the rate that the warm-up starts from
+    schedule: Literal["linear", "cosine", "constant", "steps"] = "linear"
+    milestones: tuple[float, ...] = ()  # shares of the steps after which "steps" multiplies the rate by `drop`
+    drop: PositiveFloat = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
     weight_decay: float = Field(default=0.01, ge=0)

@@ -312,7 +312,7 @@ class ParamGroup(NamedTuple):
     params: list[nn.Parameter]
     name: str
     lr_factor: float = 1.0
-    weight_decay: bool = True
+    weight_decay: bool | float = True  # True: `train.weight_decay`; a number: that one
     optimizer: Literal["adamw", "sgd"] = "adamw"
 
 

@@ -30,7 +30,7 @@ from diptych.config import UserError
 from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
 from diptych.nn.attention import Attention, is_recording, multi_head
-from diptych.nn.head import Pooler
+from diptych.nn.head import First, Pooler
 from diptych.nn.packing import Benches, Packing
 from diptych.nn.place import Place
 from diptych.nn.transformer import FeedForward, initialise
@@ -54,6 +54,7 @@ class DualStream(nn.Module):
         dropout: float = Field(default=0.1, ge=0, lt=1)
         attention_dropout: float = Field(default=0.0, ge=0, lt=1)
         pictures: PositiveInt = 1  # how many pictures a row may have; each place has an embedding (NLVR2: 2)
+        pooler: bool = True  # False: pooled is [CLS] as it is (SOHO)
         image_stream: bool = True
         start: Literal["random", "match"] = "random"
         place: Literal["none", "values"] = "none"  # none: for image encoders that say where tokens lie, such as patches
@@ -80,7 +81,7 @@ class DualStream(nn.Module):
         if config.start == "match":  # only now, for a Look stands before the Linears inside it
             for look in (module for module in modules if isinstance(module, Look)):
                 look.start_as_match()
-        self.pooler = Pooler(width)
+        self.pooler = Pooler(width) if config.pooler else First()
 
     def forward(
         self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor, read_BT: Tensor | None = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diptych.config import UserError
 from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
-from diptych.nn.head import Pooler
+from diptych.nn.head import First, Pooler
 from diptych.nn.transformer import Transformer, initialise
 
 
@@ -22,6 +22,7 @@ class SingleStream(nn.Module):
     class Config(Transformer.Config):
         kind: Literal["single_stream"] = "single_stream"
         pictures: PositiveInt = 1  # how many pictures a row may have; each place has a type embedding (NLVR2: 2)
+        pooler: bool = True  # False: pooled is [CLS] as it is (SOHO)
 
         def build(self, width: int) -> SingleStream:
             return SingleStream(self, width)
@@ -30,7 +31,7 @@ class SingleStream(nn.Module):
         super().__init__()
         self.modality = nn.Embedding(1 + config.pictures, width)  # 0 text, n the row's n-th picture
         self.encoder = Transformer(config, width)
-        self.pooler = Pooler(width)
+        self.pooler = Pooler(width) if config.pooler else First()
         self.modality.apply(initialise)
 
     def forward(

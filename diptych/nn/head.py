@@ -21,19 +21,26 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(x_BTD[:, 0]))
 
 
+class First(nn.Module):
+    """The first token as it is, in a pooler's place."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD[:, 0]
+
+
 class MLMHead(nn.Module):
     """Linear - GELU - LayerNorm - decoder to the vocabulary, with a bias of its own (BERT).
 
     The decoder has its own matrix (ViLT), or is tied to the word embeddings (BERT), which are then handed in at every call: a
-    parameter belongs to one module only, so it is saved, sharded and frozen once.
+    parameter belongs to one module only, so it is saved, sharded and frozen once. `plain`: nothing but the decoder (SOHO).
     """
 
-    def __init__(self, width: int, vocab_size: int, tied: bool = False, eps: float = 1e-12):
+    def __init__(self, width: int, vocab_size: int, tied: bool = False, eps: float = 1e-12, plain: bool = False):
         super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps)
+        self.dense = None if plain else nn.Linear(width, width)
+        self.norm = None if plain else nn.LayerNorm(width, eps)
         self.decoder = None if tied else nn.Linear(width, vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.bias = None if plain else nn.Parameter(torch.zeros(vocab_size))
         self.apply(initialise)
 
     def forward(self, x_PD: Tensor, word_KD: Tensor | None = None) -> Tensor:
@@ -41,7 +48,9 @@ class MLMHead(nn.Module):
         weight_KD = word_KD if self.decoder is None else self.decoder.weight
         if weight_KD is None:
             raise ValueError("a tied masked-word head needs the word embeddings: head(x, embedding.weight)")
-        return F.linear(self.norm(F.gelu(self.dense(x_PD))), weight_KD, self.bias)
+        if self.dense is not None and self.norm is not None:
+            x_PD = self.norm(F.gelu(self.dense(x_PD)))
+        return F.linear(x_PD, weight_KD, self.bias)
 
 
 class MLP(nn.Module):

@@ -36,6 +36,7 @@ class MLM(nn.Module):
         mask: float = Field(default=0.8, ge=0, le=1)  # share of chosen tokens that become [MASK]
         random: float = Field(default=0.1, ge=0, le=1)  # share that become a random token; the rest stay
         tied: bool = False  # decode with the word embeddings, which `forward` is then given
+        plain: bool = False  # nothing before the decoder, and no bias (SOHO)
         eps: PositiveFloat = 1e-12
         weight: PositiveFloat = 1.0
 
@@ -51,7 +52,7 @@ class MLM(nn.Module):
     def __init__(self, config: Config, width: int, vocab_size: int, mask_id: int):
         super().__init__()
         self.config, self.vocab_size, self.mask_id = config, vocab_size, mask_id
-        self.head = MLMHead(width, vocab_size, config.tied, config.eps)
+        self.head = MLMHead(width, vocab_size, config.tied, config.eps, config.plain)
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
         rows, length = batch.row_B.numpy(), batch.text_BT.shape[1]

@@ -21,13 +21,16 @@ from diptych.contracts import ParamGroup, Trainable
 def schedule(train: TrainConfig, step: int) -> float:
     """The factor on the learning rate at a step, counted from 0: a linear rise over the warm-up, then a fall towards 0 at the end.
 
-    The first step already has a share of the rate, 1 / warm-up steps, and the last still has one: none is spent on rate 0.
+    The first step already has a share of the rate, 1 / warm-up steps, and the last still has one: none is spent on rate 0. With
+    "steps" the rate stays, and drops at each milestone.
     """
     rise = round(train.warmup * train.steps)
     if step < rise:
-        return (step + 1) / rise
+        return train.warmup_from + (1 - train.warmup_from) * (step + 1) / rise
     if train.schedule == "constant":
         return 1.0
+    if train.schedule == "steps":
+        return train.drop ** sum(step >= milestone * train.steps for milestone in train.milestones)
     left = (train.steps - step) / max(1, train.steps - rise)
     return left if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
 
@@ -130,7 +133,7 @@ def _optimizer(kind: str, groups: Sequence[ParamGroup], train: TrainConfig) -> O
             "params": g.params,
             "name": g.name,
             "lr_factor": g.lr_factor,
-            "weight_decay": train.weight_decay if g.weight_decay else 0.0,
+            "weight_decay": train.weight_decay if g.weight_decay is True else float(g.weight_decay),
         }
         for g in groups
     ]

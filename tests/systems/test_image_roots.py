@@ -25,7 +25,7 @@ from diptych.text.tokenizer import wordpiece
 from diptych.train.run import build_system, pretrain
 from diptych.train.start import copy_part
 
-ROOTS = (("vit", "vilt", ("image", "fusion")), ("cnn", "crossgrid", ("image", "text")))
+ROOTS = (("vit", "vilt", ("image", "fusion")), ("cnn", "crossgrid", ("image", "text")), ("cnn", "soho", ("image", "text")))
 
 
 @pytest.fixture(scope="module")

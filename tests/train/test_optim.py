@@ -98,3 +98,21 @@ def test_frozen_parts_do_not_move_and_have_no_noise(tmp_path):
     for name, weight in weights.items():
         is_still = name.startswith(("norm.", "text.")) or name == "never_used"
         assert torch.equal(weight, fresh[name]) == is_still, name
+
+
+def test_a_rate_in_steps_drops_at_its_milestones():
+    train = config(steps=40, warmup=0.1, warmup_from=1 / 3, schedule="steps", milestones=(25 / 40, 35 / 40), drop=0.1)
+    factors = [schedule(train, step) for step in range(40)]
+    assert factors[:4] == pytest.approx([1 / 2, 2 / 3, 5 / 6, 1])
+    assert factors[4:25] == [1] * 21
+    assert factors[25:35] == pytest.approx([0.1] * 10)
+    assert factors[35:] == pytest.approx([0.01] * 5)
+
+
+def test_a_group_may_have_a_weight_decay_of_its_own():
+    class Decaying(Two):
+        def param_groups(self) -> list[ParamGroup]:
+            return [group._replace(weight_decay=decay) for group, decay in zip(super().param_groups(), (True, 0.3), strict=True)]
+
+    adamw, sgd = Optimizers(Decaying(), config(weight_decay=0.05)).optimizers
+    assert [adamw.param_groups[0]["weight_decay"], sgd.param_groups[0]["weight_decay"]] == [0.05, 0.3]
