@@ -357,6 +357,7 @@ class System(Trainable):
 
     Config: ClassVar[type[Config]]
     config: Any  # an instance of its own Config
+    reads_regions: ClassVar[bool] = False  # True: its samples bring what a detector saw (--regions STORE)
 
     def see(self, batch: Batch) -> Visual:
         """Encode each distinct picture of the batch once."""
