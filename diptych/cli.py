@@ -194,7 +194,7 @@ def evaluate(
         recipe = _resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         spec = data or model.about["data"][0]
-        regions = regions or (Path(model.about["regions"]) if model.about.get("regions") else None)
+        regions = regions or (Path(known) if (known := model.about.get("regions")) else None)
         found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), type(model.system), regions))
         about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
@@ -350,6 +350,7 @@ def regions_extract(
     out: Annotated[Path, typer.Option("--out", metavar="STORE", help="The store, a folder; what it holds is kept.")],
     data: Data = None,
     split: Annotated[list[str] | None, typer.Option("--split", metavar="SPLIT", help="May be repeated; default: train.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many samples of each split.")] = None,
     boxes: Annotated[BoxesOf, typer.Option("--boxes", help="The detector's own boxes, or the annotated ones.")] = BoxesOf.detected,
     as_json: AsJson = False,
 ) -> None:
@@ -365,7 +366,7 @@ def regions_extract(
         model = load(source)
         weights = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
         made = {"from": model.about["system"], "weights": weights}
-        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, "pretrain")]
+        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, "pretrain", limit)]
 
         def tell(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
@@ -376,6 +377,23 @@ def regions_extract(
             f"{about['pictures']:,} pictures, {about['rows']:,} regions of {store.width} numbers and {len(store.classes)} classes"
         )
         say({"store": str(out), **{key: about[key] for key in ("pictures", "rows", "width", "sha256")}}, f"{out}: {what}")
+
+
+@regions_app.command("verify")
+def regions_verify(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE [OTHER]")],
+    as_json: AsJson = False,
+) -> None:
+    """Read a whole store against its hash; or compare two, picture by picture."""
+    from diptych.config import UserError
+
+    if len(stores) > 2:
+        raise UserError(f"diptych regions verify: one store, or two to compare; {len(stores)} were given")
+    with _work(as_json) as say:
+        from diptych.regions.verify import compare, verify
+
+        found = verify(stores[0]) if len(stores) == 1 else compare(*stores)
+        say(found, *(f"{key.replace('_', ' ')}: {value}" for key, value in found.items()))
 
 
 # ------------------------------------------------------------------------------------------------------------ plumbing

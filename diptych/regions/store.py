@@ -36,7 +36,7 @@ from diptych.config import UserError
 from diptych.contracts import Detected, Reader, Sample
 
 PARTS = {"box": ("box.f32", np.float32), "feature": ("feature.f16", np.float16), "soft_label": ("soft_label.f16", np.float16)}
-PUBLIC = 2054  # what is not a store but public region features: 2,048 numbers and six of the box
+FILES = ("index.jsonl", *(name for name, _ in PARTS.values()))
 
 
 def key_of(image: Path | bytes) -> str:
@@ -160,13 +160,9 @@ class Writer:
 
     def finish(self) -> RegionStore:
         self.close()
-        digest = hashlib.sha256(json.dumps(self._asked, sort_keys=True).encode())
-        sizes = {}
-        for name in ("index.jsonl", *(name for name, _ in PARTS.values())):
-            with (self.path / name).open("rb") as file:
-                sizes[name] = os.fstat(file.fileno()).st_size
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        about = {**self._asked, "pictures": len(self.keys), "rows": self.rows, "bytes": sizes, "sha256": digest.hexdigest()}
+        sizes = {name: (self.path / name).stat().st_size for name in FILES}
+        sha256 = digest(self.path, self._asked)
+        about = {**self._asked, "pictures": len(self.keys), "rows": self.rows, "bytes": sizes, "sha256": sha256}
         checkpoint.write_json(self.path / "store.json", about)
         (self.path / "making.json").unlink()
         return RegionStore(self.path)
@@ -207,6 +203,15 @@ class WithRegions:
         return hashlib.sha256(f"{self.reader.fingerprint} {self.store.fingerprint}".encode()).hexdigest()
 
 
+def digest(path: Path, about: Mapping[str, Any]) -> str:
+    """sha256 of what a store was asked for and of all its bytes."""
+    whole = hashlib.sha256(json.dumps({name: about[name] for name in ("width", "classes", "made")}, sort_keys=True).encode())
+    for name in FILES:
+        with (path / name).open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
 def _columns(width: int, classes: int) -> dict[str, int]:
     return {"box": 4, "feature": width, "soft_label": classes}
 
@@ -216,7 +221,7 @@ def _about(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such region store; `diptych regions extract --out {path}` makes one")
     if path.is_file():
-        raise UserError(f"{path}: a region store is a folder; `diptych regions import` makes one of public {PUBLIC}-wide features")
+        raise UserError(f"{path}: a region store is a folder; this is a file")
     if not (path / "store.json").is_file():
         begun = (path / "making.json").is_file()
         said = "not finished; the command that began it goes on with it" if begun else "no store.json in it, so no region store"

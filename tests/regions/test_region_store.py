@@ -12,6 +12,7 @@ from diptych.contracts import Box, Detected, Sample
 from diptych.data.collate import Collate
 from diptych.draw import Draw
 from diptych.regions.store import RegionStore, WithRegions, Writer
+from diptych.regions.verify import compare, verify
 from diptych.text.tokenizer import wordpiece
 
 WIDTH, CLASSES = 6, ("background", "dog", "cat")
@@ -99,6 +100,32 @@ def test_complaints_name_the_place(tmp_path):
     (tmp_path / "other" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds other files"):
         Writer(tmp_path / "other", WIDTH, CLASSES, {})
+
+
+def test_a_store_is_verified_to_the_last_byte_and_compared_with_another(tmp_path):
+    write(tmp_path / "store", PICTURES)
+    whole = verify(tmp_path / "store")
+    assert (whole["pictures"], whole["without_regions"], whole["regions"]) == (8, 2, 12)
+    writer = Writer(tmp_path / "other", WIDTH, CLASSES, {"by": "another"})
+    moved, wider = detected(1), detected(3)
+    moved = moved._replace(box_R4=moved.box_R4 / 2)
+    wider = wider._replace(feature_RD=wider.feature_RD + np.float16(0.5))
+    writer.add({"train/00000001.jpg": moved, "train/00000003.jpg": wider, "else.jpg": detected(2)})
+    writer.finish()
+    found = compare(tmp_path / "store", tmp_path / "other")
+    assert (found["pictures"], found["only_here"], found["only_there"], found["same_boxes"], found["same_class"]) == (2, 6, 1, 1, 3)
+    assert found["largest_feature_difference"] == pytest.approx(0.5, abs=2e-3)
+    feature = tmp_path / "store" / "feature.f16"
+    content = bytearray(feature.read_bytes())
+    content[5] ^= 1
+    feature.write_bytes(content)
+    with pytest.raises(UserError, match="sha256 differs"):
+        verify(tmp_path / "store")
+    writer = Writer(tmp_path / "wrong", WIDTH, CLASSES, {})
+    writer.add({"x": wider._replace(box_R4=wider.box_R4 + 1)})
+    writer.finish()
+    with pytest.raises(UserError, match="x has a box outside the picture"):
+        verify(tmp_path / "wrong")
 
 
 class Reader:
