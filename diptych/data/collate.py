@@ -141,6 +141,8 @@ class Collate:
                 image_of_SN[i, n] = known[key]
         if not pixels:
             return None, None, image_of_SN
+        if detected and len(detected) != len(pixels):
+            raise UserError(f"{len(pixels) - len(detected)} of {len(pixels)} pictures of a batch come without region features")
         return _padded(pixels), _detected(detected) if detected else _regions(boxes), image_of_SN
 
     def _prepare(self, sample: Sample, n: int, pixel_HW3: Pixels, sample_id: int, draw: Draw) -> tuple[Pixels, list[Box]]:
