@@ -21,7 +21,7 @@ import typer
 
 if TYPE_CHECKING:
     from diptych.config import Recipe
-    from diptych.contracts import Reader
+    from diptych.contracts import Reader, System
     from diptych.data.mixture import Source as Mixed
 
 app = typer.Typer(
@@ -35,11 +35,18 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make, check and look at data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+regions_app = typer.Typer(help="Region features: what a detector sees in pictures, stored.", no_args_is_help=True)
+app.add_typer(regions_app, name="regions")
 
 
 class Resume(StrEnum):
     auto = "auto"
     never = "never"
+
+
+class BoxesOf(StrEnum):
+    detected = "detected"
+    true = "true"
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
@@ -51,6 +58,9 @@ Settings = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Changes as YAML, or a run's config.json.")]
 Init = Annotated[list[str] | None, typer.Option("--init", metavar="PART=RUN", help="Start a part from a run, as in image=RUN.")]
+Regions = Annotated[
+    Path | None, typer.Option("--regions", metavar="STORE", help="What a detector saw in the pictures (`diptych regions extract`).")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; by default a name under runs/.")]
 Source = Annotated[str, typer.Option("--from", metavar="RUN", help="A run directory or a Hub repository.")]
 Resuming = Annotated[
@@ -85,6 +95,7 @@ def pretrain(
     name: Annotated[str, typer.Argument(metavar="SYSTEM[:PRESET]", help="For example vilt:small or my_lab.my_system:tiny.")],
     data: Data = None,
     init: Init = None,
+    regions: Regions = None,
     file: ConfigFile = None,
     settings: Settings = None,
     out: Out = None,
@@ -99,11 +110,12 @@ def pretrain(
     out = out or Path("runs") / f"{found.name}-{found.preset}"
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
+    about |= _store(regions)
     with _work(as_json) as say:
         from diptych.train import run
 
-        sources = find.readers(specs, "train", found.cls.purpose, recipe.data.limit)
-        held_out = _held_out(specs, found.cls.purpose) if recipe.train.validate_every else []
+        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions)
+        held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
         _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about)
         result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
@@ -118,6 +130,7 @@ def finetune(
     ],
     data: Data = None,
     init: Init = None,
+    regions: Regions = None,
     file: ConfigFile = None,
     settings: Settings = None,
     out: Out = None,
@@ -141,16 +154,15 @@ def finetune(
     out = out or Path("runs") / called
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
-    about["init"] = _pairs(init)
+    about |= {"init": _pairs(init), **_store(regions)}
     with _work(as_json) as say:
         from diptych.train import run
 
-        sources = find.readers(specs, "train", task.purpose, recipe.data.limit)
+        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), system, regions)
         _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about)
-        result = run.finetune(
-            recipe, system, task, sources, out, start=start, evaluate_on=_validation(specs[0], task.purpose), **options
-        )
+        validation = _validation(specs[0], task.purpose, system, regions)
+        result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *_finished(out))
 
 
@@ -166,6 +178,7 @@ def evaluate(
     items: Annotated[
         Path | None, typer.Option("--items", metavar="FILE", help="Every question's score and best answers, as JSON lines.")
     ] = None,
+    regions: Regions = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -183,8 +196,9 @@ def evaluate(
         recipe = _resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         spec = data or model.about["data"][0]
-        found = _only(find.readers([spec], split, task.purpose, recipe.data.limit))
-        about = {**model.about, "task": name, "from": source, "data": [spec]}
+        regions = regions or (Path(known) if (known := model.about.get("regions")) else None)
+        found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), type(model.system), regions))
+        about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
             predictions.parent.mkdir(parents=True, exist_ok=True)
@@ -332,6 +346,58 @@ def data_show(
         say({"data": place, "split": shown, "readers": [*readers], "page": str(out)}, f"page: {out}")
 
 
+@regions_app.command("extract")
+def regions_extract(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", metavar="STORE", help="The store, a folder; what it holds is kept.")],
+    data: Data = None,
+    split: Annotated[list[str] | None, typer.Option("--split", metavar="SPLIT", help="May be repeated; default: train.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many samples of each split.")] = None,
+    boxes: Annotated[BoxesOf, typer.Option("--boxes", help="The detector's own boxes, or the annotated ones.")] = BoxesOf.detected,
+    as_json: AsJson = False,
+) -> None:
+    """Take region features of every picture of a data set."""
+    from diptych import find
+
+    with _work(as_json) as say:
+        import hashlib
+
+        from diptych.load import load
+        from diptych.regions.extract import extract
+
+        model = load(source)
+        weights = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
+        made = {"from": model.about["system"], "weights": weights}
+        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, "pretrain", limit)]
+
+        def tell(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        store = extract(model.system, model.recipe, model.tokenizer, sources, out, boxes.value, made, tell)
+        about = store.about
+        what = (
+            f"{about['pictures']:,} pictures, {about['rows']:,} regions of {store.width} numbers and {len(store.classes)} classes"
+        )
+        say({"store": str(out), **{key: about[key] for key in ("pictures", "rows", "width", "sha256")}}, f"{out}: {what}")
+
+
+@regions_app.command("verify")
+def regions_verify(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE [OTHER]")],
+    as_json: AsJson = False,
+) -> None:
+    """Read a whole store against its hash; or compare two, picture by picture."""
+    from diptych.config import UserError
+
+    if len(stores) > 2:
+        raise UserError(f"diptych regions verify: one store, or two to compare; {len(stores)} were given")
+    with _work(as_json) as say:
+        from diptych.regions.verify import compare, verify
+
+        found = verify(stores[0]) if len(stores) == 1 else compare(*stores)
+        say(found, *(f"{key.replace('_', ' ')}: {value}" for key, value in found.items()))
+
+
 # ------------------------------------------------------------------------------------------------------------ plumbing
 
 
@@ -423,26 +489,49 @@ def _only(sources: list[Mixed]) -> Mixed:
     return sources[0]
 
 
-def _validation(spec: str, purpose: str) -> dict[str, Reader]:
+def _store(regions: Path | None) -> dict[str, str]:
+    """The region store's place in `about`: only where there is one."""
+    return {} if regions is None else {"regions": str(regions)}
+
+
+def _seen(sources: list[Mixed], system: type[System], regions: Path | None) -> list[Mixed]:
+    """Sources whose samples bring what the store holds of their pictures, for a system that reads that."""
+    from dataclasses import replace
+
+    from diptych.config import UserError
+    from diptych.regions.store import RegionStore, WithRegions
+
+    if regions is None:
+        if system.reads_regions:
+            making = "`diptych regions extract` makes one"
+            raise UserError(f"{system.__name__} reads what a detector saw in the pictures: --regions STORE ({making})")
+        return sources
+    if not system.reads_regions:
+        raise UserError(f"--regions {regions}: {system.__name__} reads no region features; leave it out")
+    store = RegionStore(regions)
+    return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
+
+
+def _validation(spec: str, purpose: str, system: type[System], regions: Path | None) -> dict[str, Reader]:
     """The `val` split of a data set, where it has one."""
     from diptych import find
     from diptych.config import UserError
 
     try:
-        return {"val": _only(find.readers([spec], "val", purpose)).reader}
+        return {"val": _only(_seen(find.readers([spec], "val", purpose), system, regions)).reader}
     except UserError as error:
         if _speaks():
             print(f"no score on val at the end: {error}", file=sys.stderr)
         return {}
 
 
-def _held_out(specs: list[str], purpose: str) -> list[Mixed]:
+def _held_out(specs: list[str], system: type[System], regions: Path | None) -> list[Mixed]:
     """The `val` splits of data sets, where they all have one."""
     from diptych import find
     from diptych.config import UserError
 
     try:
-        return find.readers(specs, "val", purpose)
+        return _seen(find.readers(specs, "val", system.purpose), system, regions)
     except UserError as error:
         if _speaks():
             print(f"nothing is measured on val: {error}", file=sys.stderr)

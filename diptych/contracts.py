@@ -25,7 +25,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diptych.config import Config, Recipe
@@ -55,6 +57,14 @@ class Phrase(NamedTuple):
     box: int | None = None  # place in Sample.boxes
 
 
+class Detected(NamedTuple):
+    """What a detector saw in one picture, from a region store. Boxes are already relative: xyxy in [0, 1]."""
+
+    box_R4: NDArray[np.float32]
+    feature_RD: NDArray[np.float16]
+    soft_label_RK: NDArray[np.float16]  # probabilities of the detector's classes; the first is "background"
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a reader yields. Fields that a data set does not have stay empty."""
@@ -65,6 +75,7 @@ class Sample:
     false_texts: tuple[str, ...] = ()  # aligned with texts (or empty): a near text, checked to be false of the picture
     phrases: tuple[tuple[Phrase, ...], ...] = ()  # aligned with texts (or empty)
     boxes: tuple[Box, ...] = ()  # of the first picture
+    regions: tuple[Detected, ...] = field(default=(), compare=False)  # of each picture, where a region store is read beside
     labels: Mapping[str, Any] = field(default_factory=dict)  # what a task asks: "answers", "label", "question_type" ...
     language: str = "en"
     group: str = ""  # samples that must share a split and a bootstrap draw; empty: the key
@@ -133,7 +144,7 @@ class Images:
 
 @dataclass
 class Regions:
-    """Boxes of each distinct picture; with features and class scores where a detector gave them."""
+    """Boxes of each distinct picture: a detector's with its features and class scores, or else the annotated ones."""
 
     box_IR4: Tensor
     mask_IR: Tensor
@@ -167,6 +178,7 @@ class Batch:
     false_text: Texts | None = None  # a text that is not true of the row's picture, for ITM and its relatives
     labels: dict[str, Tensor] = field(default_factory=dict)  # of rows: first dimension B; integers use IGNORE
     image_labels: dict[str, Tensor] = field(default_factory=dict)  # of distinct pictures: first dimension I
+    step: int = 0  # optimiser step of the run: what is drawn once for all ranks depends on it
     counts: dict[str, float] = field(default_factory=dict)  # objective -> labels it will average over, set by corrupt / label
     keys: tuple[str, ...] = ()  # sample key of each row
     samples: tuple[Sample, ...] = ()  # sample of each row; only inside the loader, dropped before the batch leaves it
@@ -360,6 +372,7 @@ class System(Trainable):
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str] = "pretrain"  # what its readers' samples are for: "documents" need no picture
     config: Any  # an instance of its own Config
+    reads_regions: ClassVar[bool] = False  # True: its samples bring what a detector saw (--regions STORE)
 
     def see(self, batch: Batch) -> Visual:
         """Encode each distinct picture of the batch once."""

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -30,6 +31,7 @@ from diptych.data.picture import BrokenPicture, decode, decode_sample
 from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.nn.transport import transport
+from diptych.regions.store import RegionStore
 from diptych.text import tokenizer as vocabulary
 
 Picture = str | Path | bytes | Image | NDArray[np.uint8]
@@ -97,6 +99,15 @@ class Model:
     recipe: Recipe
     about: Mapping[str, Any]
     folder: Path
+
+    @cached_property
+    def regions(self) -> RegionStore | None:
+        """What a detector saw, for a system that reads that: the store that the run was trained with."""
+        if not self.system.reads_regions:
+            return None
+        if not self.about.get("regions"):
+            raise UserError(f"{self.folder}: its config.json names no region store, and {self.about['system']} reads one")
+        return RegionStore(self.about["regions"])
 
     @property
     def task(self) -> Task | None:
@@ -222,7 +233,9 @@ class Model:
         """The texts beside one picture, or none, as rows of one batch."""
         if image is not None and type(self.system).see is System.see:
             raise self._cannot("look at pictures")
-        sample = Sample("asked", () if image is None else (_stored(image),), tuple(texts))
+        images = () if image is None else (_stored(image),)
+        seen = () if self.regions is None else tuple(self.regions[stored] for stored in images)
+        sample = Sample("asked", images, tuple(texts), regions=seen)
         collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
         try:
             pictures = [decode_sample(sample, self.recipe.data.image)]

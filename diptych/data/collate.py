@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.config import DataConfig, TextConfig
-from diptych.contracts import ROWS_PER_SAMPLE, Batch, Encoding, Images, Phrase, Regions, Sample, Texts, Tokenizer
+from diptych.config import DataConfig, TextConfig, UserError
+from diptych.contracts import ROWS_PER_SAMPLE, Batch, Detected, Encoding, Images, Phrase, Regions, Sample, Texts, Tokenizer
 from diptych.data.pairs import Pair, pack
 from diptych.data.picture import Box, Pixels, flip, randaugment, resize
 from diptych.draw import Draw
@@ -156,6 +156,7 @@ class Collate:
         image_of_SN = torch.full((len(samples), slots), -1, dtype=torch.int64)
         pixels: list[Pixels] = []
         boxes: list[list[Box]] = []
+        detected: list[Detected] = []
         known: dict[tuple[object, object], int] = {}
         for i, (sample, own) in enumerate(zip(samples, pictures, strict=True)):
             for n, pixel_HW3 in enumerate(own):
@@ -166,17 +167,23 @@ class Collate:
                     resized, moved = self._prepare(sample, n, pixel_HW3, sample_ids[i], draw)
                     pixels.append(resized)
                     boxes.append(moved)
+                    detected += sample.regions[n : n + 1]
                 image_of_SN[i, n] = known[key]
         if not pixels:
             return None, None, image_of_SN
-        return _padded(pixels), _regions(boxes), image_of_SN
+        if detected and len(detected) != len(pixels):
+            raise UserError(f"{len(pixels) - len(detected)} of {len(pixels)} pictures of a batch come without region features")
+        return _padded(pixels), _detected(detected) if detected else _regions(boxes), image_of_SN
 
     def _prepare(self, sample: Sample, n: int, pixel_HW3: Pixels, sample_id: int, draw: Draw) -> tuple[Pixels, list[Box]]:
         """The n-th picture of a sample at its final size, augmented in training, and its boxes in [0, 1]."""
         height, width = pixel_HW3.shape[:2]
         boxes = [_relative(box.xyxy, height, width) for box in sample.boxes] if n == 0 else []
         pixel_HW3 = resize(pixel_HW3, self.data.image)
-        match self.data.image.augment if self.training else "none":
+        augment = self.data.image.augment if self.training else "none"
+        if sample.regions and augment != "none":
+            raise UserError(f"data.image.augment={augment}: region features were taken from pictures as they are; set it to none")
+        match augment:
             case "flip":
                 is_flipped = draw.uniform("flip", sample_id)[0, 0] < 0.5
                 if is_flipped and not any(_SIDES.search(text) for text in (*sample.texts, *sample.false_texts)):
@@ -254,3 +261,22 @@ def _regions(boxes: Sequence[Sequence[Box]]) -> Regions | None:
         box_IR4[i, : len(own)] = np.array(own, dtype=np.float32).reshape(-1, 4)
     has_area_IR = (box_IR4[..., 2] > box_IR4[..., 0]) & (box_IR4[..., 3] > box_IR4[..., 1])
     return Regions(torch.from_numpy(box_IR4), torch.from_numpy(has_area_IR))
+
+
+def _detected(pictures: Sequence[Detected]) -> Regions:
+    """A detector's boxes of each picture, with features and class scores."""
+    widths = {(own.feature_RD.shape[1], own.soft_label_RK.shape[1]) for own in pictures}
+    if len(widths) > 1:
+        described = " and ".join(f"{width} wide with {classes} classes" for width, classes in sorted(widths))
+        raise UserError(f"region features of one batch are {described}: take them from one detector")
+    most = max(1, *(len(own.box_R4) for own in pictures))
+
+    def padded(parts: Sequence[np.ndarray]) -> Tensor:
+        whole = np.zeros((len(parts), most, parts[0].shape[1]), dtype=np.float32)
+        for i, part in enumerate(parts):
+            whole[i, : len(part)] = part
+        return torch.from_numpy(whole)
+
+    box_IR4, feature_IRD, soft_label_IRK = (padded(parts) for parts in zip(*pictures, strict=True))
+    count_I = torch.tensor([len(own.box_R4) for own in pictures])
+    return Regions(box_IR4, torch.arange(most) < count_I[:, None], feature_IRD, soft_label_IRK)

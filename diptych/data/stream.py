@@ -106,7 +106,7 @@ class Stream(Dataset["Delivery | Refusal"]):
             samples.append(sample)
             pictures.append(its_pictures)
             others.append(self._others(reader, sample, index, chance_J))
-        batch = self.collate(samples, pictures, draw_N.tolist(), self.draw, others)
+        batch = replace(self.collate(samples, pictures, draw_N.tolist(), self.draw, others), step=k // self.accumulate)
         batch = self.corrupt(self.label(batch), self.draw)
         return Delivery(replace(batch, samples=(), phrases=(), others=()), tuple(broken))
 

@@ -4,7 +4,8 @@
     L = 0.1 * mean over rows of (+d for a match, -d for a mismatch)
 
 It reads the rows and labels of image-text matching, in the same forward pass. As in ViLT's code, [CLS] and [SEP] of the text
-and the picture's whole-image token take no part; UNITER's code keeps the text's two (`special_tokens=True`).
+and the picture's whole-image token take no part; UNITER's code keeps the text's two (`special_tokens=True`), and its regions have
+no such token (`whole_image=True`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class WPA(nn.Module):
         beta: PositiveFloat = 0.5
         rounds: PositiveInt = 50
         special_tokens: bool = False
+        whole_image: bool = False  # tokens that cover everything take part: a region may, a patch never does
         weight: float = Field(default=0.1, gt=0)
 
         def build(self) -> WPA:
@@ -43,7 +45,9 @@ class WPA(nn.Module):
     def align(self, fused: Fused, batch: Batch) -> Transport:
         """Distance of every row, and the plan that shows which word lies where."""
         text_mask_BT = fused.text_mask_BT if self.config.special_tokens else fused.text_mask_BT & (batch.word_BT >= 0)
-        image_mask_BV = fused.image_mask_BV & (area(fused.box_BV4) < 1)  # a token that covers everything is no patch
+        image_mask_BV = fused.image_mask_BV
+        if not self.config.whole_image:
+            image_mask_BV = image_mask_BV & (area(fused.box_BV4) < 1)
         return transport(fused.text_BTD, text_mask_BT, fused.image_BVD, image_mask_BV, self.config.beta, self.config.rounds)
 
     def forward(self, fused: Fused, batch: Batch) -> LossTerm:

@@ -13,16 +13,19 @@ It is no paper's. Classes are word embeddings of the names, which is what `--ini
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
+import torch.nn.functional as F
 from pydantic import PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from diptych import config
 from diptych.config import DataConfig, ImageConfig, Recipe, TrainConfig
-from diptych.contracts import Batch, LossTerm, Reader, System, Tokenizer, Visual
+from diptych.contracts import Batch, LossTerm, Reader, Regions, System, Tokenizer, Visual
 from diptych.image.grid_cnn import GridCNN
 from diptych.nn import batch_norm
+from diptych.nn.box import pool
 from diptych.objectives.naming import Naming
 
 
@@ -42,7 +45,7 @@ class CNN(System):
         self.config = config
         self.image = config.image.build(config.width)
         self.naming = config.naming.build(config.width, tokenizer)
-        self.text = None
+        self.text: nn.ModuleDict | None = None
         if config.naming.by == "words":
             word = nn.Embedding(tokenizer.vocab_size, config.width)
             nn.init.normal_(word.weight, std=config.width**-0.5)
@@ -56,8 +59,26 @@ class CNN(System):
         return self.image(batch.images)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        word_KD = None if self.text is None else self.text["word"].weight
-        return {"naming": self.naming(self.see(batch), batch, word_KD)}
+        return {"naming": self.naming(self.see(batch), batch, self._word_KD())}
+
+    @property
+    def region_width(self) -> int:
+        return self.config.width
+
+    @property
+    def region_classes(self) -> tuple[str, ...]:
+        return ("background", *self.config.naming.names)
+
+    def describe(self, batch: Batch, regions: Regions) -> Regions:
+        """Given boxes as region features (regions/extract.py): the mean of the cells under each, and what it would be named."""
+        visual = self.see(batch)
+        feature_IRD = pool(visual.token_IVD, visual.mask_IV, visual.box_IV4, regions.box_IR4)
+        names = len(self.config.naming.names)
+        name_IRK = self.naming.logits(feature_IRD, self._word_KD())[..., :names].float().softmax(-1)
+        return replace(regions, feature_IRD=feature_IRD, soft_label_IRK=F.pad(name_IRK, (1, 0)))
+
+    def _word_KD(self) -> Tensor | None:
+        return None if self.text is None else self.text.get_parameter("word.weight")
 
     def after_step(self) -> None:
         batch_norm.commit(self)

@@ -155,8 +155,10 @@ def finetune(
 ) -> Result:
     """Train a task on the system of the run `start`, or from scratch."""
     tokenizer = options.get("tokenizer") or vocabulary.load(_vocabulary_of(start) or recipe.text.vocab)
-    prepared = task.prepare(recipe.task, [source.reader for source in data], tokenizer)
-    recipe = recipe.model_copy(update={"task": prepared})
+    readers = [source.reader for source in data]
+    recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
+    if start is None:
+        recipe = recipe.model_copy(update={"system": system.prepare(recipe.system, readers, tokenizer)})
     names = {"verb": "finetune", "system": _module_name(system), "task": _module_name(task)}
     about = {**names, "from": None if start is None else str(start), **options.get("about", {})}
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from diptych import config, find
-from diptych.contracts import IGNORE, Batch, Box, Images, Phrase, Sample, System
+from diptych.contracts import IGNORE, Batch, Box, Detected, Images, Phrase, Regions, Sample, System
 from diptych.data.collate import Collate
 from diptych.data.mixture import Source
 from diptych.draw import Draw
@@ -42,6 +42,7 @@ WORDS = [
     "no",
 ]
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+OF_REGIONS = ("mrfr", "mrc", "mrc_kl")  # labels as long as the batch's longest list of regions
 COLOURS, THINGS = ("red", "blue", "green"), ("dog", "cat", "giraffe", "ball")
 SIZES = ((64, 64), (64, 48), (32, 64))
 
@@ -61,14 +62,29 @@ def sample(i: int) -> Sample:
     )
 
 
+def detected(i: int) -> Detected:
+    """What a detector might have seen in picture i: one to three regions; features and classes go with the colour and the thing."""
+    random, count = np.random.default_rng(100 + i), 1 + i % 3
+    box_R4 = np.sort(random.random((count, 2, 2)), 1).reshape(count, 4).astype(np.float32)
+    soft_label_RK = np.full((count, 1 + len(THINGS)), 0.05)
+    soft_label_RK[:, 1 + i % 4] = 0.8
+    feature_RD = random.standard_normal((count, 8)) + 3 * np.eye(8)[i % 3]
+    return Detected(box_R4, feature_RD.astype(np.float16), soft_label_RK.astype(np.float16))
+
+
 class Samples:
+    """As a reader gives them, with what a detector saw where the system reads that."""
+
     fingerprint = "0" * 64
+
+    def __init__(self, with_regions: bool):
+        self.with_regions = with_regions
 
     def __len__(self):
         return 6
 
     def __getitem__(self, index):
-        return sample(index)
+        return replace(sample(index), regions=(detected(index),)) if self.with_regions else sample(index)
 
 
 def picture(i: int) -> np.ndarray:
@@ -82,25 +98,33 @@ def png(i: int) -> bytes:
     return file.getvalue()
 
 
-def hinges(name: str) -> list[str]:
-    """The kinds of fusion that a system can be built with."""
-    field = find.system_class(name).Config.model_fields.get("fusion")
-    kinds = get_args(field.annotation) if field else ()
-    return [f"{name}+{kind.model_fields['kind'].default}" for kind in kinds] or [name]
+def variants(name: str) -> list[str]:
+    """The kinds of fusion that a system can be built with; and each objective alone, where one is drawn for each step (`mix`)."""
+    fields = find.system_class(name).Config.model_fields
+    kinds = get_args(fields["fusion"].annotation) if "fusion" in fields else ()
+    mix = fields["mix"].annotation.model_fields if "mix" in fields else ()
+    return [
+        *([f"{name}+{kind.model_fields['kind'].default}" for kind in kinds] or [name]),
+        *(f"{name}++{objective}" for objective in mix),
+    ]
 
 
 class Case:
-    """A system's tiny preset, or the same with another hinge: `vilt+dual_stream`."""
+    """A system's tiny preset, or the same with another hinge, or with one objective: `vilt+dual_stream`, `uniter++mrfr`."""
 
     def __init__(self, spec: str):
-        self.name, _, hinge = spec.partition("+")
+        self.name, hinge, alone = (*spec.split("+"), "", "")[:3]
         self.cls = find.system_class(self.name)
         recipe = find.system(f"{self.name}:tiny").recipe
+        if alone:
+            shares = {objective: float(objective == alone) for objective in recipe.system.mix.model_dump()}
+            recipe = config.resolve(recipe, *(config.from_setting(f"system.mix.{key}={value}") for key, value in shares.items()))
         if hinge and hinge != recipe.system.fusion.kind:
             layers, heads = recipe.system.fusion.layers, recipe.system.fusion.heads
             settings = (f"kind={hinge}", f"layers={layers}", f"heads={heads}", "dropout=0")
             recipe = config.resolve(recipe, *(config.from_setting(f"system.fusion.{setting}") for setting in settings))
-        system = self.cls.prepare(recipe.system, [Samples()], TOKENIZER)
+        self.samples = Samples(self.cls.reads_regions)
+        system = self.cls.prepare(recipe.system, [self.samples], TOKENIZER)
         data = recipe.data.model_copy(update={"texts_per_image": 2})
         self.recipe = recipe.model_copy(update={"system": system, "data": data})
         self.collate = Collate(TOKENIZER, recipe.text, data, training=True)
@@ -112,11 +136,11 @@ class Case:
     def batch(self, system: System, ids=range(6)) -> Batch:
         """As the loader makes it; sample n has the same content and the same draws in any company."""
         others = [[sample((i + 2) % 6)] * system.negatives for i in ids]
-        batch = self.collate([sample(i) for i in ids], [[picture(i)] for i in ids], list(ids), Draw(3), others)
+        batch = self.collate([self.samples[i] for i in ids], [[picture(i)] for i in ids], list(ids), Draw(3), others)
         return replace(system.corrupt(system.label(batch), Draw(3)), samples=(), phrases=(), others=())
 
 
-SPECS = [spec for name in sorted(find.catalogue("systems")) for spec in hinges(name)]
+SPECS = [spec for name in sorted(find.catalogue("systems")) for spec in variants(name)]
 
 
 @pytest.fixture(params=SPECS)
@@ -173,7 +197,8 @@ def test_what_is_drawn_for_a_sample_does_not_depend_on_its_company(case):
             for b, row in enumerate(batch.row_B.tolist()):
                 real = batch.text_mask_BT[b]
                 labels = {n: x[b][real] if x[b].shape == real.shape else x[b] for n, x in batch.labels.items()}
-                found[row].append([batch.text_BT[b][real].tolist(), {n: x.tolist() for n, x in labels.items()}])
+                asked = {n: (x != IGNORE).nonzero().tolist() if n in OF_REGIONS else x.tolist() for n, x in labels.items()}
+                found[row].append([batch.text_BT[b][real].tolist(), asked])
             for name, count in batch.counts.items():
                 counts[name] += count
         return found, counts
@@ -188,7 +213,8 @@ def test_rows_that_share_a_picture_see_what_rows_with_their_own_copy_see(case):
     batch = case.batch(system)
     of_B = batch.image_of_BN[:, 0]
     copies = Images(batch.images.pixel_I3HW[of_B], batch.images.mask_IHW[of_B])
-    own = replace(batch, images=copies, image_of_BN=torch.arange(len(of_B))[:, None])
+    regions = batch.regions and Regions(*(None if part is None else part[of_B] for part in vars(batch.regions).values()))
+    own = replace(batch, images=copies, regions=regions, image_of_BN=torch.arange(len(of_B))[:, None])
     with torch.no_grad():
         for shared, copied in zip(system.fuse(batch), system.fuse(own), strict=True):
             torch.testing.assert_close(shared, copied)
@@ -256,7 +282,7 @@ def test_three_steps_are_three_steps_with_a_crash_between(case, tmp_path, monkey
     recipe = case.recipe.model_copy(update={"train": train})
 
     def run(name: str) -> None:
-        pretrain(recipe, case.cls, [Source("samples", Samples())], tmp_path / name, tokenizer=TOKENIZER, trackers=(), quiet=True)
+        pretrain(recipe, case.cls, [Source("samples", case.samples)], tmp_path / name, tokenizer=TOKENIZER, trackers=(), quiet=True)
 
     run("whole")
     report = Loop.report

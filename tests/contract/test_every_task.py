@@ -8,6 +8,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
+from test_every_system import detected
 
 from diptych import find
 from diptych.atelier import make
@@ -49,10 +50,15 @@ class Case:
         self.tokenizer = vocabulary.load(recipe.text.vocab)
         reader = find.readers([str(scenes)], "train", self.cls.purpose)[0].reader
         self.samples = [reader[i] for i in range(6)]
+        if self.found.cls.reads_regions:
+            self.samples = [
+                replace(one, regions=tuple(detected(i + n) for n, _ in enumerate(one.images))) for i, one in enumerate(self.samples)
+            ]
         self.ids = range(len(self.samples))
         key, _, value = setting.partition("=")
         task = self.cls.Config.model_validate({**recipe.task.model_dump(), **({key: value} if key else {})})
-        self.recipe = recipe.model_copy(update={"task": self.cls.prepare(task, [self.samples], self.tokenizer)})
+        prepared = self.found.cls.prepare(recipe.system, [self.samples], self.tokenizer)
+        self.recipe = recipe.model_copy(update={"system": prepared, "task": self.cls.prepare(task, [self.samples], self.tokenizer)})
 
     def build(self, seed: int = 0) -> Task:
         torch.manual_seed(seed)
