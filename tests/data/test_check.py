@@ -126,6 +126,6 @@ def test_one_broken_file_bars_one_purpose(tmp_path: Path):
     vqa_v2.example(tmp_path)
     (tmp_path / "v2_mscoco_val2014_annotations.json").write_text('{"annotations": [{}]}')
     report = checked(tmp_path)
-    assert report.usable == ["pretrain", "retrieval"]
+    assert report.usable == ["documents", "pretrain", "retrieval"]
     assert "; not for vqa: splits that cannot be read" in report.verdict
     assert "not laid out as published (KeyError" in told(report)["splits that cannot be read"][0]
