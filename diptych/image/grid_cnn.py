@@ -74,20 +74,21 @@ class GridCNN(nn.Module):
             x_ICHW, mask_IHW = block(x_ICHW, mask_IHW)
         rows, cols = x_ICHW.shape[-2:]
         token_IVD = self.norm(x_ICHW.flatten(2).transpose(1, 2))
-        box_IV4, mask_IV = self.cells(images.size_I2, rows, cols)
+        box_IV4, mask_IV = cells(images.size_I2, rows, cols, cell)
         if self.place is not None:
             token_IVD = token_IVD + self.place(box_IV4)
         return Visual(token_IVD, mask_IV, box_IV4)
 
-    def cells(self, size_I2: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
-        """The box of every cell, relative to its own picture, and which cells hold any of it."""
-        row_V = torch.arange(rows, device=size_I2.device).repeat_interleave(cols)
-        col_V = torch.arange(cols, device=size_I2.device).repeat(rows)
-        corner_V4 = torch.stack([col_V, row_V, col_V + 1, row_V + 1], 1) * self.config.cell
-        size_I14 = size_I2.flip(1).repeat(1, 2)[:, None]  # width, height, width, height
-        box_IV4 = torch.minimum(corner_V4, size_I14) / size_I14
-        mask_IV = (corner_V4[:, :2] < size_I14[..., :2]).all(-1)
-        return box_IV4 * mask_IV[..., None], mask_IV
+
+def cells(size_I2: Tensor, rows: int, cols: int, side: int) -> tuple[Tensor, Tensor]:
+    """The box of every cell of `side` pixels, relative to its own picture, and which cells hold any of it."""
+    row_V = torch.arange(rows, device=size_I2.device).repeat_interleave(cols)
+    col_V = torch.arange(cols, device=size_I2.device).repeat(rows)
+    corner_V4 = torch.stack([col_V, row_V, col_V + 1, row_V + 1], 1) * side
+    size_I14 = size_I2.flip(1).repeat(1, 2)[:, None]  # width, height, width, height
+    box_IV4 = torch.minimum(corner_V4, size_I14) / size_I14
+    mask_IV = (corner_V4[:, :2] < size_I14[..., :2]).all(-1)
+    return box_IV4 * mask_IV[..., None], mask_IV
 
 
 class Block(nn.Module):
