@@ -32,7 +32,7 @@ def test_shuffled_groups_are_the_same_on_two_ranks_and_in_one_process(program, t
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(CONTRACT), *sys.path])}
     commands = [[sys.executable, str(PROGRAM), str(rank), str(tmp_path)] for rank in range(2)]
     ranks = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)[-3000:]
     expected = program.step(range(8), groups=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
