@@ -275,6 +275,11 @@ class Visual(NamedTuple):
     mask_IV: Tensor
     box_IV4: Tensor  # what each token covers, xyxy in [0, 1]; a whole-image token covers everything
 
+    def mean(self) -> Tensor:
+        """[I, D] of each picture's real tokens."""
+        mask_IV1 = self.mask_IV[..., None]
+        return (self.token_IVD * mask_IV1).sum(1) / mask_IV1.sum(1)
+
 
 class Fused(NamedTuple):
     """Text and picture(s) of each row after they have seen each other."""
@@ -412,6 +417,7 @@ class Task(Trainable):
 
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str]  # what its readers' samples are for
+    reads: ClassVar[Literal["fuse", "see"]] = "fuse"  # what it asks of a system: rows, or pictures alone
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System

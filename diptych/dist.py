@@ -1,11 +1,12 @@
 """Several processes as one: what Diptych needs of `torch.distributed`, and the same calls in a plain single process.
 
-Started by torchrun, each process is a rank; `process_group()` joins them. Two kinds of things cross ranks:
+Started by torchrun, each process is a rank; `process_group()` joins them. Three kinds of things cross ranks:
 
     values     small JSON values (counts, losses, decisions) as bytes over gloo: `gather`, `sum_counts`, `on_first`.
                Every rank computes with all ranks' values in rank order, so all take the same decision with the same bits,
                and ranks that know different objectives cannot deadlock on tensors of different lengths.
     gradients  `sum_gradients`, once per optimiser step.
+    rows       tensors of which each rank holds some, for objectives that compare every row with every other: `gather_rows`.
 
 Why not DistributedDataParallel: it divides by the number of ranks, reduces at the last backward pass it expects and waits for
 ever for a parameter that one rank did not use. Here each rank's loss is already divided by the global count, so gradients are
@@ -110,6 +111,35 @@ def sum_tensor(tensor: Tensor) -> Tensor:
     if size() > 1:
         torch_dist.all_reduce(tensor)
     return tensor
+
+
+def gather_rows(x_BE: Tensor) -> tuple[Tensor, int]:
+    """The rows of all ranks in rank order, however many each has, and the place of this rank's first among them.
+
+    Differentiable: every rank's loss may read every row, so the gradient of a row is the sum of what all ranks say of it. Losses
+    are summed over ranks too (`sum_gradients`), which makes this the gradient that one process on all rows would have.
+    """
+    if size() == 1:
+        return x_BE, 0
+    lengths = gather(len(x_BE))
+    return _GatherRows.apply(x_BE, lengths), sum(lengths[: rank()])
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BE: Tensor, lengths: list[int]) -> Tensor:
+        ctx.before, ctx.length = sum(lengths[: rank()]), len(x_BE)
+        padded = x_BE.new_zeros(max(lengths), *x_BE.shape[1:])
+        padded[: len(x_BE)] = x_BE
+        parts = [torch.empty_like(padded) for _ in lengths]
+        torch_dist.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone()
+        torch_dist.all_reduce(total)
+        return total[ctx.before : ctx.before + ctx.length], None
 
 
 def sum_gradients(params: Sequence[torch.nn.Parameter]) -> None:

@@ -5,6 +5,9 @@
 What differs from torch's: statistics leave padding out and are taken over all ranks, so that two ranks equal one process (torch's
 SyncBatchNorm does not run on CPUs); and running statistics are only staged in `forward`. `commit` folds in what a successful step
 has staged (the mean over its micro-steps, each of which is normalised by itself), `discard` drops it.
+
+With `over_ranks` off, every call is a normalisation group of its own (MoCo's shuffled groups): what ranks have staged meets in
+`commit`, which then has to be called on all of them.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ class BatchNorm(nn.Module):
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.eps, self.momentum = eps, momentum
+        self.over_ranks = True
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean_C", torch.zeros(channels))
@@ -34,7 +38,7 @@ class BatchNorm(nn.Module):
         """`mask_IHW`: the real pixels; None: all are."""
         if not self.training:
             return F.batch_norm(x_ICHW, self.running_mean_C, self.running_var_C, self.weight, self.bias, eps=self.eps)
-        if mask_IHW is None and _ranks() == 1:
+        if mask_IHW is None and (_ranks() == 1 or not self.over_ranks):
             mean_C, var_C = torch.zeros_like(self.running_mean_C), torch.zeros_like(self.running_var_C)
             # with momentum 1 torch's fused kernel leaves the batch's own statistics in these two
             y_ICHW = F.batch_norm(x_ICHW, mean_C, var_C, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
@@ -43,10 +47,11 @@ class BatchNorm(nn.Module):
         x32_ICHW = x_ICHW.float()
         is_real_I1HW = x32_ICHW.new_ones(x_ICHW.shape[0], 1, *x_ICHW.shape[2:]) if mask_IHW is None else mask_IHW[:, None].float()
         sums_C = (x32_ICHW * is_real_I1HW).sum((0, 2, 3))
-        sums = _over_ranks(torch.cat([sums_C, is_real_I1HW.sum()[None]]))
+        total = _over_ranks if self.over_ranks else torch.clone
+        sums = total(torch.cat([sums_C, is_real_I1HW.sum()[None]]))
         count, mean_C = sums[-1], sums[:-1] / sums[-1]
         away_ICHW = x32_ICHW - mean_C[:, None, None]
-        var_C = _over_ranks((away_ICHW.square() * is_real_I1HW).sum((0, 2, 3))) / count
+        var_C = total((away_ICHW.square() * is_real_I1HW).sum((0, 2, 3))) / count
         scale_C = self.weight * (var_C + self.eps).rsqrt()
         self._staged.append((mean_C.detach(), var_C.detach() * count / (count - 1).clamp(min=1)))
         return (away_ICHW * scale_C[:, None, None] + self.bias[:, None, None]).to(x_ICHW.dtype)
@@ -55,6 +60,8 @@ class BatchNorm(nn.Module):
     def commit(self) -> None:
         if self._staged:
             mean_C, var_C = (torch.stack(parts).mean(0) for parts in zip(*self._staged, strict=True))
+            if not self.over_ranks:
+                mean_C, var_C = (_over_ranks(part) / _ranks() for part in (mean_C, var_C))
             self.running_mean_C.lerp_(mean_C, self.momentum)
             self.running_var_C.lerp_(var_C, self.momentum)
             self._staged.clear()

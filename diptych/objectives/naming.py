@@ -177,10 +177,7 @@ class Naming(nn.Module):
 
     def pooled(self, visual: Visual) -> Tensor:
         """[I, D]"""
-        if self.config.pool == "first":
-            return visual.token_IVD[:, 0]
-        mask_IV1 = visual.mask_IV[..., None]
-        return (visual.token_IVD * mask_IV1).sum(1) / mask_IV1.sum(1)
+        return visual.token_IVD[:, 0] if self.config.pool == "first" else visual.mean()
 
 
 def names_of(sample: Sample) -> list[str]:

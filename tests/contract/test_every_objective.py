@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import diptych.objectives
-from diptych.contracts import IGNORE, Batch, Fused, Images, Regions, Visual
+from diptych.contracts import IGNORE, Batch, Fused, Images, Regions, Towers, Visual
 from diptych.draw import Draw
 
 MODULES = [
@@ -134,6 +134,8 @@ def test_padding_changes_nothing(module):
 def test_two_halves_are_the_whole(module):
     """What is drawn for a row does not depend on its neighbours, and losses add up: ranks and micro-steps rest on both."""
     objective, encoded, batch = module.example()
+    if isinstance(encoded, Towers):
+        pytest.skip("its rows are each other's negatives; ranks exchange them (test_contrast.py)")
     whole_batch = asked(objective, batch)
     whole = objective(encoded, whole_batch)
     size = len(encoded[0])

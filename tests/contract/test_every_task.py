@@ -1,5 +1,5 @@
-"""What every task keeps, found by looking: each module of diptych/tasks on each system that fuses, with a few of the embedded
-scenes; a task whose Config offers a choice (`Literal`) is tried with each."""
+"""What every task keeps, found by looking: each module of diptych/tasks that reads fused rows, on each system that fuses, with a
+few of the embedded scenes; a task whose Config offers a choice (`Literal`) is tried with each."""
 
 import json
 from dataclasses import replace
@@ -18,6 +18,7 @@ from diptych.data.picture import decode_sample
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 
+TASKS = [name for name in find.catalogue("tasks") if find.task_class(name).reads == "fuse"]
 SYSTEMS = [name for name in find.catalogue("systems") if find.system_class(name).fuse is not System.fuse]
 
 
@@ -77,7 +78,7 @@ class Case:
 
 @pytest.fixture(
     scope="module",
-    params=[(system, spec) for system in SYSTEMS for name in find.catalogue("tasks") for spec in variants(name)],
+    params=[(system, spec) for system in SYSTEMS for name in TASKS for spec in variants(name)],
     ids="-".join,
 )
 def case(request, scenes: Path) -> Case:

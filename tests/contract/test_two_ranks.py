@@ -34,6 +34,9 @@ def test_two_ranks_take_the_step_of_one(spec: str, found: Path):
     both = torch.load(found / f"{spec}.pt", weights_only=True)
     for kind, tensors in expected.items():
         assert both[kind].keys() == tensors.keys()
+        # what is zero by construction, as the gradient of a bias under a batch normalisation, is rounding on the scale of the rest
+        rounding = 1e-6 * max((tensor.float().abs().max().item() for tensor in tensors.values()), default=0) * (kind == "gradient")
         for name, tensor in tensors.items():
             scale = tensor.float().abs().max().clamp(min=1e-3).item()
-            torch.testing.assert_close(both[kind][name], tensor, rtol=1e-4, atol=1e-5 * scale, msg=lambda m, n=name: f"{n}: {m}")
+            atol = max(1e-5 * scale, rounding)
+            torch.testing.assert_close(both[kind][name], tensor, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
