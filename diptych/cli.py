@@ -49,6 +49,13 @@ class BoxesOf(StrEnum):
     true = "true"
 
 
+NEXT = {  # what data of a purpose are first tried with
+    "pretrain": "pretrain vilt:tiny",
+    "vqa": "finetune vqa --from vilt:tiny",
+    "retrieval": "finetune retrieval --from vilt:tiny",
+    "documents": "pretrain bert:tiny",
+    "probe": "finetune probe --from simclr:tiny",
+}
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 Data = Annotated[
     list[str] | None, typer.Option("--data", metavar="[KIND:]PATH[@WEIGHT]", help="A data set, may be repeated; default: scenes.")
@@ -542,7 +549,7 @@ def _command(place: str, usable: list[str], settings: list[str] | None) -> str:
     """What to type after a check."""
     import shlex
 
-    verb = "pretrain vilt:tiny" if "pretrain" in usable else "finetune vqa --from vilt:tiny" if usable else "data check"
+    verb = next((verb for purpose, verb in NEXT.items() if purpose in usable), "data check")
     data = [place] if verb == "data check" else ["--data", place]
     return shlex.join(["diptych", *verb.split(), *data, *(word for setting in settings or [] for word in ("--set", setting))])
 

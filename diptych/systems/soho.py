@@ -46,7 +46,7 @@ from diptych.fusion.pictures import of_rows
 from diptych.fusion.single_stream import SingleStream
 from diptych.image.gated_neck import GatedNeck
 from diptych.image.grid_cnn import GridCNN
-from diptych.image.resnet_grid import ResNetGrid
+from diptych.image.resnet import ResNet
 from diptych.image.visual_dictionary import VisualDictionary
 from diptych.nn import batch_norm
 from diptych.objectives.itm import ITM
@@ -63,11 +63,16 @@ class ImageOptimizer(config.Config):
     weight_decay: NonNegativeFloat = 1e-4
 
 
+def resnet(depth: Literal[18, 34, 50, 101, 152]) -> ResNet.Config:
+    """ImageNet's network under cells of 64 pixels: its norms, stem and first stage stay as they are."""
+    return ResNet.Config(depth=depth, norm="frozen", frozen=2, pool=True, project=True)
+
+
 class SOHO(System):
     class Config(config.Config):
         kind: Literal["soho"] = "soho"
         width: PositiveInt = 768
-        image: ResNetGrid.Config | GridCNN.Config = Field(default=ResNetGrid.Config(), discriminator="kind")
+        image: ResNet.Config | GridCNN.Config = Field(default=resnet(101), discriminator="kind")
         dictionary: VisualDictionary.Config = VisualDictionary.Config()
         neck: GatedNeck.Config = GatedNeck.Config()
         text: TextEmbedding.Config = TextEmbedding.Config(positions=512)
@@ -220,7 +225,7 @@ def paper() -> Recipe:
 def released() -> Recipe:
     """The published code's own configuration: ResNet-18, three layers, a quick dictionary, few hidden visual words."""
     system = SOHO.Config(
-        image=ResNetGrid.Config(depth=18),
+        image=resnet(18),
         dictionary=VisualDictionary.Config(decay=0.4, start="zero"),
         fusion=SingleStream.Config(layers=3, norm="post", eps=1e-12, attention_dropout=0.1, pooler=False),
         mvm=MVM.Config(rate=0.015),

@@ -1,4 +1,4 @@
-"""torchvision's ImageNet ResNets as an image root: what `--init image=RUN` starts a ResNet grid from (image/resnet_grid.py).
+"""torchvision's ImageNet ResNets as an image root: what `--init image=RUN` starts a ResNet from (image/resnet.py).
 
 resnet101-cd907fc2.pth ...    a state dict of torchvision's names; its classifier is left behind
 """

@@ -110,7 +110,7 @@ def _system(ours: State, is_gated: bool) -> dict[str, Any]:
     return {
         "kind": "soho",
         "width": width,
-        "image": {"kind": "resnet_grid", "depth": _depth(ours)},
+        "image": {"kind": "resnet", "depth": _depth(ours), "norm": "frozen", "frozen": 2, "pool": True, "project": True},
         "dictionary": {"words": words, "decay": 0.4, "start": "zero"},
         "neck": {"gated": is_gated},
         "text": {"positions": len(ours["text.position.weight"]), "segments": len(ours["text.segment.weight"])},

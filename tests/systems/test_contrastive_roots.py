@@ -82,7 +82,7 @@ def test_the_published_encoder_is_resnet_50(root: str):
     with torch.device("meta"):
         system = found.cls(found.recipe.system, TOKENIZER)
     assert sum(p.numel() for p in system.image.parameters()) == 23_508_032, "torchvision's 25,557,032 without its classifier"
-    with pytest.raises(ValueError, match="ResNet-50 is 2048 wide"):
+    with pytest.raises(UserError, match=r"ResNet-50 is 2048 wide: set system\.width=2048"):
         found.recipe.system.image.build(128)
 
 
@@ -107,5 +107,5 @@ def test_drawings_of_seen_and_unseen_artists(tmp_path: Path):
 
 def test_a_file_can_change_the_kind_of_encoder():
     recipe = find.system("simclr:tiny").recipe
-    changed = config.resolve(recipe, config.from_setting("system.image.kind=resnet"), config.from_setting("system.image.layers=18"))
-    assert changed.system.image.layers == 18
+    changed = config.resolve(recipe, config.from_setting("system.image.kind=resnet"), config.from_setting("system.image.depth=18"))
+    assert changed.system.image.depth == 18

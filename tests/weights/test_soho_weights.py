@@ -11,8 +11,8 @@ from diptych import config, find
 from diptych.checkpoint import read_weights
 from diptych.config import UserError
 from diptych.fusion.single_stream import SingleStream
-from diptych.image.resnet_grid import ResNetGrid
 from diptych.image.visual_dictionary import VisualDictionary
+from diptych.systems import soho
 from diptych.systems.soho import SOHO
 from diptych.text.embedding import TextEmbedding
 from diptych.text.tokenizer import wordpiece
@@ -29,7 +29,7 @@ def system() -> SOHO:
     made = SOHO(
         SOHO.Config(
             width=128,
-            image=ResNetGrid.Config(depth=34),
+            image=soho.resnet(34),
             dictionary=VisualDictionary.Config(words=10, decay=0.4, start="zero"),
             text=TextEmbedding.Config(positions=24),
             fusion=SingleStream.Config(layers=2, heads=2, ffn_ratio=3, norm="post", eps=1e-12, attention_dropout=0.1, pooler=False),
