@@ -32,7 +32,7 @@ ARMS = ("pretrained", "scratch", "scratch_equal_compute", "image_root_only")
 SPLITS = ("test", "test-style", "test-composition", "test-object")
 # of the best guess without looking; a picture alone is worth 1/6 in colour questions, for it shows six colours
 CHANCE = {"exist": 50.0, "colour": 12.5, "count": 20.0, "relation": 50.0, "larger": 50.0}
-GRID = (5e-4, 1e-3, 2e-3)  # learning rates that the search tries for each arm
+GRID = (2.5e-4, 5e-4, 1e-3, 2e-3)  # learning rates that the search tries for each arm
 RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))["best"]
 
 
@@ -53,7 +53,7 @@ class Size:
 
 SIZES = {
     "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=59, controls=10, labels=100, asked=200, gallery=50),
-    "default": Size("small", root=800, pretrain=650, tune=250, equal=1360, controls=100, labels=2000, asked=None, gallery=200),
+    "default": Size("small", root=800, pretrain=600, tune=200, equal=1260, controls=60, labels=2000, asked=None, gallery=200),
     # meant for the same ten minutes where products are four times as fast; not timed there yet
     "large": Size("small", root=1500, pretrain=3000, tune=400, equal=4100, controls=200, labels=2000, asked=None, gallery=200),
 }

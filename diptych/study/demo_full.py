@@ -40,7 +40,7 @@ class Further:
 
 
 FURTHER = {
-    "default": Further(800, 1910, 1390, 150, 150, 190, 150),
+    "default": Further(800, 1860, 1340, 150, 150, 190, 150),
     "large": Further(1600, 5290, 4310, 660, 280, 870, 690),
 }
 
