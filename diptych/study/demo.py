@@ -8,7 +8,7 @@
 Each is one or more `diptych` commands on the embedded scenes, in two lanes beside each other; then all are scored on every split,
 the pre-trained one finds pictures without further training, and demo_report.py tells it as a page. All arms have the same labelled
 questions, the same system and the same head; each has the learning rate that one and the same search chose for it on `val`
-(rates.json, found at the large size; `--full` searches at its own size first, and goes on in demo_full.py).
+(rates.json, found at the large size, which `--full` takes on any machine; it repeats the search, and goes on in demo_full.py).
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ SIZES = {
 
 
 def size_of(wish: Literal["quick", "default", "full"]) -> Size:
-    """By default what ten minutes allow: more on a GPU and on processors that multiply bf16 in hardware."""
+    """By default what ten minutes allow: more on a GPU and on processors that multiply bf16 in hardware. `full` takes its time."""
     if wish == "quick":
         return SIZES["quick"]
-    return SIZES["large" if multiplies_bf16(choose_device()) else "default"]
+    return SIZES["large" if wish == "full" or multiplies_bf16(choose_device()) else "default"]
 
 
 def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from diptych.study.demo import SIZES
 def test_everything_that_full_adds_runs_and_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make.make(Path("data/scenes"), small=True, scenes=600)
-    least = replace(SIZES["default"], root=2, pretrain=2, tune=2, equal=2, controls=2, labels=40, asked=20, gallery=10)
-    monkeypatch.setitem(SIZES, "default", least)
-    monkeypatch.setitem(demo_full.FURTHER, "default", demo_full.Further(*[2] * 7))
-    monkeypatch.setattr(demo, "size_of", lambda wish: least)
+    least = replace(SIZES["large"], root=2, pretrain=2, tune=2, equal=2, controls=2, labels=40, asked=20, gallery=10)
+    monkeypatch.setitem(SIZES, "large", least)
+    monkeypatch.setattr(demo_full, "FURTHER", demo_full.Further(*[2] * 7))
     monkeypatch.setattr(demo, "GRID", (5e-4, 1e-3))
     monkeypatch.setattr(demo.find, "make_embedded", lambda name, small: {})
     result = demo.demo("full", Path("out"), cli.call)
