@@ -8,7 +8,7 @@
 Each is one or more `diptych` commands on the embedded scenes, in two lanes beside each other; then all are scored on every split,
 the pre-trained one finds pictures without further training, and demo_report.py tells it as a page. All arms have the same labelled
 questions, the same system and the same head; each has the learning rate that one and the same search chose for it on `val`
-(rates.json, found at the large size; `--full` searches at its own size first, and goes on in demo_full.py).
+(rates.json, found at the large size, which `--full` takes on any machine; it repeats the search, and goes on in demo_full.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ARMS = ("pretrained", "scratch", "scratch_equal_compute", "image_root_only")
 SPLITS = ("test", "test-style", "test-composition", "test-object")
 # of the best guess without looking; a picture alone is worth 1/6 in colour questions, for it shows six colours
 CHANCE = {"exist": 50.0, "colour": 12.5, "count": 20.0, "relation": 50.0, "larger": 50.0}
-GRID = (5e-4, 1e-3, 2e-3)  # learning rates that the search tries for each arm
+GRID = (2.5e-4, 5e-4, 1e-3, 2e-3)  # learning rates that the search tries for each arm
 RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))["best"]
 
 
@@ -53,17 +53,17 @@ class Size:
 
 SIZES = {
     "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=59, controls=10, labels=100, asked=200, gallery=50),
-    "default": Size("small", root=800, pretrain=650, tune=250, equal=1360, controls=100, labels=2000, asked=None, gallery=200),
+    "default": Size("small", root=800, pretrain=600, tune=200, equal=1260, controls=60, labels=2000, asked=None, gallery=200),
     # meant for the same ten minutes where products are four times as fast; not timed there yet
     "large": Size("small", root=1500, pretrain=3000, tune=400, equal=4100, controls=200, labels=2000, asked=None, gallery=200),
 }
 
 
 def size_of(wish: Literal["quick", "default", "full"]) -> Size:
-    """By default what ten minutes allow: more on a GPU and on processors that multiply bf16 in hardware."""
+    """By default what ten minutes allow: more on a GPU and on processors that multiply bf16 in hardware. `full` takes its time."""
     if wish == "quick":
         return SIZES["quick"]
-    return SIZES["large" if multiplies_bf16(choose_device()) else "default"]
+    return SIZES["large" if wish == "full" or multiplies_bf16(choose_device()) else "default"]
 
 
 def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> dict[str, Any]:

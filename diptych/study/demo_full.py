@@ -1,6 +1,6 @@
 """What `diptych demo --full` adds: the same question with all labels, and with other hinges.
 
-    few labels     the four arms of demo.py, each at a learning rate searched anew
+    few labels     the four arms of demo.py at the large size, each at a learning rate searched anew
     all labels     at equal fine-tuning: the three starts, as many steps each
                    at equal total compute: the lesser starts go on until they have cost what the pre-trained arm has
     hinges         cells of a grid CNN or patches, in two streams or one: each with a root of its kind and pre-trained,
@@ -19,7 +19,7 @@ from typing import Any
 
 from diptych.report.charts import Score
 from diptych.report.demo import Comparison
-from diptych.study.demo import CHANCE, SIZES, Arm, Plan, items_of
+from diptych.study.demo import CHANCE, Arm, Plan, items_of
 from diptych.study.lanes import Command
 from diptych.train.evaluate import MACRO, intervals
 
@@ -28,7 +28,7 @@ ALL_LABELS = 12_768  # questions of the embedded scenes' training split
 
 @dataclass(frozen=True)
 class Further:
-    """Steps, for one of demo.SIZES."""
+    """Steps, beside those of demo.SIZES["large"]."""
 
     tune: int  # on all labels
     scratch: int  # on all labels, for what root, pre-training and `tune` cost
@@ -39,10 +39,7 @@ class Further:
     patches_two_streams: int
 
 
-FURTHER = {
-    "default": Further(800, 1910, 1390, 150, 150, 190, 150),
-    "large": Further(1600, 5290, 4310, 660, 280, 870, 690),
-}
+FURTHER = Further(800, 4490, 3520, 660, 280, 870, 690)
 
 
 class Extension:
@@ -50,8 +47,7 @@ class Extension:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        further = next(FURTHER[name] for name, size in SIZES.items() if size == plan.size)
-        size, start = plan.size, plan.start(plan.root)
+        size, start, further = plan.size, plan.start(plan.root), FURTHER
         fresh, few = f"crossgrid:{size.preset}", plan.size.labels
 
         def on_all(name: str, arm: str, steps: int, source: str, *more: str) -> Arm:
