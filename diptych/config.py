@@ -36,7 +36,8 @@ class UserError(Exception):
 def nearest(name: str, valid: Iterable[str], under: str = "") -> str:
     """ "; did you mean 'x'?" or, when nothing is near, the valid names. `under` is what stands before each of them."""
     valid = sorted(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5) or [one for one in valid if name and one.startswith(name)]
+    begun = [one for one in valid if name and one.startswith(name)]  # "coco" is coco_captions, though concepts has its letters too
+    close = difflib.get_close_matches(name, begun or valid, n=1, cutoff=0.5) or begun
     return f"; did you mean '{under}{close[0]}'?" if close else f"; valid: {', '.join(valid) or 'none'}"
 
 

@@ -66,10 +66,10 @@ def extract(
     """made: what the store says of its origin (the run, and its weights' hash)."""
     name = type(system).__name__
     if not isinstance(system, Describes):
-        raise UserError(f"{name} describes no regions; `diptych regions train` gives a detector")
+        raise UserError(f"{name} describes no regions; `diptych pretrain detector` gives one that does")
     if boxes == "detected" and not isinstance(system, Detects):
         raise UserError(
-            f"{name} finds no boxes; --boxes true describes the annotated ones, `diptych regions train` gives a detector"
+            f"{name} finds no boxes; --boxes true describes the annotated ones, `diptych pretrain detector` gives one that does"
         )
     writer = Writer(out, system.region_width, system.region_classes, {**made, "boxes": boxes})
     collate = Collate(tokenizer, TextConfig(max_tokens=3), recipe.data, training=False)

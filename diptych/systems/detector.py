@@ -6,7 +6,7 @@
     L(region)     = mean over pictures of  the mean over proposals and annotated boxes of -log p(class) + |finer change| (of things)
     L(attributes) = mean over pictures of  the mean over boxes with attributes of -sum over attributes of q log p, q even on its own
 
-Trained on the boxes of any data set (`diptych regions train`); `diptych regions extract` makes a store of what it sees.
+Trained on the boxes of any data set (`diptych pretrain detector`); `diptych regions extract` makes a store of what it sees.
 
     difference from Faster R-CNN (Ren et al.)       here
     anchors and proposals are drawn at random       all take part: the same step on any number of ranks; focal loss (Lin et al.,

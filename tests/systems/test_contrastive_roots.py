@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import moco_ranks_program as program
 import pytest
 import torch
 
@@ -14,22 +15,12 @@ from diptych.config import UserError
 from diptych.data.concepts import Concepts
 from diptych.text.tokenizer import wordpiece
 
-CONTRACT = Path(__file__).parents[1] / "contract"
-PROGRAM = Path(__file__).with_name("moco_ranks_program.py")
+PROGRAM = Path(program.__file__)
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no"])
 
 
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(CONTRACT))
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
-    import moco_ranks_program
-
-    return moco_ranks_program
-
-
-def test_shuffled_groups_are_the_same_on_two_ranks_and_in_one_process(program, tmp_path: Path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(CONTRACT), *sys.path])}
+def test_shuffled_groups_are_the_same_on_two_ranks_and_in_one_process(tmp_path: Path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     commands = [[sys.executable, str(PROGRAM), str(rank), str(tmp_path)] for rank in range(2)]
     ranks = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     errors = [rank.communicate(timeout=300)[1] for rank in ranks]
@@ -44,7 +35,7 @@ def test_shuffled_groups_are_the_same_on_two_ranks_and_in_one_process(program, t
     assert not torch.allclose(in_one_group["buffer/queue.key_KE"], expected["buffer/queue.key_KE"]), "groups matter"
 
 
-def test_keys_of_a_group_do_not_meet_their_queries(program):
+def test_keys_of_a_group_do_not_meet_their_queries():
     """Shuffled: some key is normalised with other pictures than its query. In order, all would be with the same."""
     *_, batch = program.built(range(8), groups=2)
     place = batch.labels["shuffle"].argsort(stable=True)
@@ -53,7 +44,7 @@ def test_keys_of_a_group_do_not_meet_their_queries(program):
         program.step(range(8), groups=3)
 
 
-def test_a_skipped_step_leaves_no_trace(program):
+def test_a_skipped_step_leaves_no_trace():
     _, system, batch = program.built(range(8), groups=1)
     system(batch)
     before = {name: buffer.clone() for name, buffer in system.named_buffers()}
