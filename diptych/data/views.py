@@ -73,8 +73,9 @@ def drawn(views: Views, width: int, height: int, rng: np.random.Generator) -> Re
     crop = _crop(views, width, height, rng)
     happens = rng.random(4)
     amount = 0.8 * views.strength
-    colours = [*zip(("brightness", "contrast", "saturation"), rng.uniform(max(0, 1 - amount), 1 + amount, 3).tolist(), strict=True)]
-    colours.append(("hue", float(rng.uniform(-0.2, 0.2)) * views.strength))
+    factors = rng.uniform(max(0, 1 - amount), 1 + amount, 3).tolist()
+    turn = float(rng.uniform(-0.2, 0.2)) * views.strength
+    colours = [*zip(("brightness", "contrast", "saturation", "hue"), [*factors, turn], strict=True)]
     order = rng.permutation(4)
     sigma = float(rng.uniform(0.1, 2.0)) * views.size / 224  # of 224-pixel views; smaller ones show the same things smaller
     return Recipe(

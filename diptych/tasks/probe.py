@@ -107,7 +107,7 @@ class Probe(Task):
 
     def param_groups(self) -> list[ParamGroup]:
         """The classifier's; of the system all is frozen."""
-        vectors = [self.norm.weight, self.norm.bias, self.linear.bias]
+        vectors = [*self.norm.parameters(), self.linear.get_parameter("bias")]
         return [ParamGroup([self.linear.weight], "matrices"), ParamGroup(vectors, "vectors", weight_decay=False)]
 
     @torch.no_grad()
