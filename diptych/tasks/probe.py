@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from diptych import config, dist
 from diptych.config import Recipe, UserError
-from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, ParamGroup, Reader, System, Task, Tokenizer
+from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Reader, System, Task, Tokenizer
 from diptych.nn import batch_norm
 from diptych.nn.batch_norm import BatchNorm
 
@@ -104,11 +104,6 @@ class Probe(Task):
         loss = F.cross_entropy(logit_BK, label_B, reduction="sum", ignore_index=IGNORE)
         count = batch.counts["probe"]
         return {"probe": LossTerm(loss, count, metrics={"accuracy": (right, count)})}
-
-    def param_groups(self) -> list[ParamGroup]:
-        """The classifier's; of the system all is frozen."""
-        vectors = [*self.norm.parameters(), self.linear.get_parameter("bias")]
-        return [ParamGroup([self.linear.weight], "matrices"), ParamGroup(vectors, "vectors", weight_decay=False)]
 
     @torch.no_grad()
     def after_step(self) -> None:
