@@ -8,7 +8,7 @@
 Each is one or more `diptych` commands on the embedded scenes, in two lanes beside each other; then all are scored on every split,
 the pre-trained one finds pictures without further training, and demo_report.py tells it as a page. All arms have the same labelled
 questions, the same system and the same head; each has the learning rate that one and the same search chose for it on `val`
-(rates.json, found at the large size, which `--full` takes on any machine; it repeats the search, and goes on in demo_full.py).
+(rates.json; `--full` takes the large size on any machine, repeats the search, and goes on in demo_full.py).
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ SPLITS = ("test", "test-style", "test-composition", "test-object")
 # of the best guess without looking; a picture alone is worth 1/6 in colour questions, for it shows six colours
 CHANCE = {"exist": 50.0, "colour": 12.5, "count": 20.0, "relation": 50.0, "larger": 50.0}
 GRID = (2.5e-4, 5e-4, 1e-3, 2e-3)  # learning rates that the search tries for each arm
-RATES: dict[str, float] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))["best"]
+FOUND: dict[str, Any] = json.loads(Path(__file__).with_name("rates.json").read_text(encoding="utf-8"))  # by size, as by `search`
 
 
 @dataclass(frozen=True)
 class Size:
     """Steps of every run, in batches of the presets' size. `equal` costs what root + pretrain + tune do (tests/study)."""
 
+    name: str
     preset: str
     root: int
     pretrain: int
@@ -50,13 +51,19 @@ class Size:
     asked: int | None  # questions scored of each split; None: all
     gallery: int  # pictures that retrieval chooses among
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """Arm -> the learning rate of fine-tuning that the search found at this size."""
+        return FOUND.get(self.name, FOUND["default"])["best"]
 
-SIZES = {
-    "quick": Size("tiny", root=40, pretrain=40, tune=30, equal=59, controls=10, labels=100, asked=200, gallery=50),
-    "default": Size("small", root=800, pretrain=600, tune=200, equal=1260, controls=60, labels=2000, asked=None, gallery=200),
+
+_SIZES = (
+    Size("quick", "tiny", root=40, pretrain=40, tune=30, equal=59, controls=10, labels=100, asked=200, gallery=50),
+    Size("default", "small", root=800, pretrain=600, tune=200, equal=1260, controls=60, labels=2000, asked=None, gallery=200),
     # meant for the same ten minutes where products are four times as fast; not timed there yet
-    "large": Size("small", root=1500, pretrain=3000, tune=400, equal=4100, controls=200, labels=2000, asked=None, gallery=200),
-}
+    Size("large", "small", root=1500, pretrain=3000, tune=400, equal=4100, controls=200, labels=2000, asked=None, gallery=200),
+)
+SIZES = {size.name: size for size in _SIZES}
 
 
 def size_of(wish: Literal["quick", "default", "full"]) -> Size:
@@ -78,7 +85,7 @@ def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> di
     if size != "quick" or not (find.embedded("scenes") / "dataset.json").is_file():
         find.make_embedded("scenes", small=size == "quick")
     seconds["data"] = time.perf_counter() - began
-    chosen, rates = size_of(size), RATES
+    chosen, rates = size_of(size), size_of(size).rates
     if size == "full":
         rates = search(chosen, out, call, tell)
         seconds["search for learning rates"] = time.perf_counter() - began - seconds["data"]
@@ -138,8 +145,8 @@ class Arm:
 class Plan:
     """The commands, by what they make. Fine-tuning runs have `suffix` behind their names."""
 
-    def __init__(self, size: Size, out: Path, rates: Mapping[str, float] = RATES, suffix: str = ""):
-        self.size, self.out, self.rates, self.suffix = size, out, rates, suffix
+    def __init__(self, size: Size, out: Path, rates: Mapping[str, float] | None = None, suffix: str = ""):
+        self.size, self.out, self.rates, self.suffix = size, out, rates or size.rates, suffix
         self.root = self.train("image root", "root", size.root, "pretrain", f"cnn:{size.preset}", "--data", "scenes")
         start = self.start(self.root)
         self.pretraining = self.pretrain("pre-training", "crossgrid", size.pretrain, f"crossgrid:{size.preset}", *start)

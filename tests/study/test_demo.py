@@ -15,7 +15,7 @@ from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture
 from diptych.data.stream import Stream
 from diptych.draw import Draw
-from diptych.study.demo import ARMS, RATES, SIZES, SPLITS, Plan
+from diptych.study.demo import ARMS, SIZES, SPLITS, Plan
 from diptych.study.demo_full import FURTHER, Extension
 from diptych.study.lanes import Command
 from diptych.text import tokenizer as vocabulary
@@ -98,7 +98,7 @@ def test_arms_differ_in_their_start_their_rate_and_where_they_lie():
     alike = [{**settings(plan.arms[arm].tuning), "train.lr": ""} for arm in ("pretrained", "scratch", "image_root_only")]
     assert alike[0] == alike[1] == alike[2]
     assert {settings(plan.arms[arm].tuning)["data.limit"] for arm in ARMS} == {"2000"}
-    assert RATES.keys() == set(ARMS)
+    assert all(size.rates.keys() == set(ARMS) for size in SIZES.values())
     assert all((arm, split) in plan.judging for arm in ARMS for split in SPLITS)
 
 
