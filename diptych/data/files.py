@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from diptych.config import UserError, nearest
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 HASHED = {"train": 90, "val": 5, "test": 5}  # the splits that `hashed_split` makes, in percent
 _CHUNK = 1 << 20
+_LONGEST_LINE = 1 << 24  # bytes; a line is one picture's, or one question's
 
 
 class NoSplit(UserError):
@@ -107,16 +109,22 @@ def absent(root: Path, names: Iterable[str]) -> set[str]:
         folder, _, last = f"{root}/{name}".rpartition("/")
         if folder not in listed:
             listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if (
-            last not in listed[folder] and not (root / name).is_file()
-        ):  # the second for absolute paths and "..", or where case is lost
+        if last not in listed[folder] and not _is_file(root / name):  # for absolute paths and "..", or where case is lost
             gone.add(name)
     return gone
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long to be one
+        return False
+
+
 def hashed_split(key: str) -> str:
     """train, val or test (90 : 5 : 5) for data without splits of its own: by the key alone, so adding pictures moves none."""
-    lot = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()  # a file's name may be in another encoding
+    lot = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if lot < 0.9 else "val" if lot < 0.95 else "test"
 
 
@@ -196,8 +204,12 @@ class _Window:
                 if self.is_whole:
                     self.at = error.pos
                     raise self._broken(error.msg) from None
+            except (ValueError, RecursionError) as error:
+                raise self._broken(str(error)) from None
             else:
                 if end < len(self.text) or self.is_whole:  # a number may go on beyond the window
+                    if _is_half_a_character(self.text, self.at, end, value):
+                        raise self._broken(_HALF)
                     self.at = end
                     return value
             self._more()
@@ -214,6 +226,20 @@ class _Window:
         return UserError(f"{self.path}:{self.lines + self.text.count(chr(10), 0, self.at)}: broken JSON ({why})")
 
 
+_HALF = "half of a surrogate pair is no character"
+
+
+def _is_half_a_character(text: str, start: int, end: int, value: Any) -> bool:
+    """Whether JSON escapes made a text that cannot be written: a lone \\ud83d. Few texts have such escapes, so few are looked at."""
+    if text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def json_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of a jsonl file. Empty lines are skipped; broken ones become problems."""
     for number, line in text_lines(path, problems):
@@ -224,7 +250,12 @@ def json_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[
         except json.JSONDecodeError as error:
             problems.append(Problem("broken lines", f"{path}:{number}: broken JSON ({error.msg}, column {error.colno})"))
             continue
-        if isinstance(value, dict):
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets in brackets in brackets
+            problems.append(Problem("broken lines", f"{path}:{number}: JSON that cannot be held ({error})"))
+            continue
+        if _is_half_a_character(line, 0, len(line), value):
+            problems.append(Problem("broken lines", f"{path}:{number}: broken JSON ({_HALF})"))
+        elif isinstance(value, dict):
             yield number, value
         else:
             problems.append(Problem("broken lines", f"{path}:{number}: an object {{...}} expected, found {json.dumps(value)[:40]}"))
@@ -251,9 +282,17 @@ def table(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, 
 
 
 def text_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
-    """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding becomes a problem."""
+    """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding, or without end, becomes a problem."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number in count(1):
+            line = file.readline(_LONGEST_LINE)
+            if not line:
+                return
+            if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                problems.append(Problem("broken lines", f"{path}:{number}: a line of more than {_LONGEST_LINE >> 20} MB"))
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(_LONGEST_LINE)
+                continue
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
