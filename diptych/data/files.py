@@ -66,7 +66,7 @@ def needed(data_set: str, root: Path, candidates: Sequence[str]) -> Path:
 def picture_folder(data_set: str, root: Path, candidates: Sequence[str], first: str) -> Path:
     """The folder that holds the picture named `first`."""
     for name in candidates:
-        if (root / name / first).is_file():
+        if _is_file(root / name / first):
             return root / name
     raise missing_picture(data_set, root, candidates, first)
 
@@ -140,13 +140,21 @@ def digest(paths: Iterable[Path], *settings: object) -> str:
 # ----------------------------------------------------------------------------------------------------- JSON, lines
 
 
-def elements(path: Path, key: str | None = None) -> Iterator[Any]:
-    """Elements of the document's array, or of the array under `key` of the document's object, one at a time."""
+SPAN = (int, int, str, int | None)  # of the embedded data: start, end, kind, id of a thing
+_LARGEST = 2**63  # what an array of numbers holds
+
+
+def elements(path: Path, key: str | None = None, of: Any = object) -> Iterator[Any]:
+    """Elements of the document's array, or of the array under `key` of the document's object, one at a time.
+
+    Each is `of` the shape that its reader relies on, or is refused with its line: a type; {"key": shape, "key?": shape}, where the
+    second may be absent or null and further keys are ignored; [shape] for a list; (shape, shape) for a list of so many.
+    """
     with path.open(encoding="utf-8") as file:
         text = _Window(path, file)
         if key is None:
             text.expect("[")
-            yield from text.array()
+            yield from text.array(of)
             return
         text.expect("{")
         while text.peek() != "}":
@@ -154,7 +162,7 @@ def elements(path: Path, key: str | None = None) -> Iterator[Any]:
             text.expect(":")
             if name == key:
                 text.expect("[")
-                yield from text.array()
+                yield from text.array(of)
                 return
             text.value()
             if text.peek() == ",":
@@ -214,16 +222,57 @@ class _Window:
                     return value
             self._more()
 
-    def array(self) -> Iterator[Any]:
+    def array(self, shape: Any) -> Iterator[Any]:
         """Elements after the opening bracket, up to the closing one."""
         while self.peek() != "]":
-            yield self.value()
+            value = self.value()
+            if said := amiss(value, shape):
+                raise UserError(f"{self.path}:{self.line()}: {said}")
+            yield value
             if self.peek() != "]":
                 self.expect(",")
         self.at += 1
 
     def _broken(self, why: str) -> UserError:
-        return UserError(f"{self.path}:{self.lines + self.text.count(chr(10), 0, self.at)}: broken JSON ({why})")
+        return UserError(f"{self.path}:{self.line()}: broken JSON ({why})")
+
+    def line(self) -> int:
+        return self.lines + self.text.count("\n", 0, self.at)
+
+
+def amiss(value: Any, shape: Any, name: str = "") -> str:
+    """What keeps a value from having a shape (see `elements`), or nothing."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return _not(value, "an object {...}", name)
+        for key, inner in shape.items():
+            field = key.removesuffix("?")
+            if field is not key and value.get(field) is None:
+                continue
+            if field not in value:
+                return f"no '{field}' {f'in {name}' if name else 'here'}{nearest(field, value)}".replace("valid:", "found:")
+            if said := amiss(value[field], inner, f"{name}.{field}" if name else field):
+                return said
+        return ""
+    if isinstance(shape, list | tuple):
+        if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
+            return _not(value, f"a list of {len(shape)}" if isinstance(shape, tuple) else "a list", name)
+        shapes = shape if isinstance(shape, tuple) else shape * len(value)
+        return next((said for one, inner in zip(value, shapes, strict=True) if (said := amiss(one, inner, name))), "")
+    if shape is object:
+        return ""
+    is_number = isinstance(value, int | float)
+    if not isinstance(value, shape) or isinstance(value, bool) or (is_number and not -_LARGEST < value < _LARGEST):
+        return _not(value, _KINDS.get(shape, "of another kind"), name)
+    return ""
+
+
+NUMBER = int | float
+_KINDS = {int: "a whole number", str: "a text", NUMBER: "a number", int | str: "a number or a text", int | None: "a number or null"}
+
+
+def _not(value: Any, expected: str, name: str) -> str:
+    return f"{repr(name) if name else 'this'} must be {expected}, not {json.dumps(value, ensure_ascii=False)[:40]}"
 
 
 _HALF = "half of a surrogate pair is no character"
