@@ -45,8 +45,9 @@ def locked(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
             raise UserError(f"{out}: another process is training here{f' ({holder})' if holder else ''}; use another --out")
         _open_here.add(place)
         try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()}\n".encode())
+            with complaints(f"{out}: cannot be written"):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()}\n".encode())
             yield
         finally:
             _open_here.discard(place)
@@ -128,5 +129,5 @@ def complaints(about: str) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable ({error})") from error

@@ -23,7 +23,9 @@ aims is in this program: Diptych has no hooks for it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -55,7 +57,7 @@ from diptych.train.loop import Loop
 from diptych.train.run import pretrain
 
 CHAIN = 5  # kills of one run before it is left to finish
-PATIENCE = 180.0  # seconds after which a sitting counts as hung
+PATIENCE = 600.0  # seconds after which a sitting counts as hung
 MOMENTS = ("torn", "unnamed", "named", "half gone", "half line", "step")
 FILES = ("model.safetensors", "metrics.jsonl", "skipped.jsonl", "quarantine.jsonl")
 
@@ -278,8 +280,11 @@ def _torchrun(arm: Arm, beside: Path, kill: Kill | None) -> str:
             return "hung"
         finally:
             if launcher.poll() is None:
-                os.killpg(launcher.pid, signal.SIGKILL)
+                launcher.kill()
                 launcher.wait()
+                for pid in beside.glob("pid*"):  # ranks are in sessions of their own
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid.read_text()), signal.SIGKILL)
     if code == 0:
         return "finished"
     aimed = kill is not None and kill.moment != "clock" and f"Signal {int(signal.SIGKILL)}" in (beside / "stderr").read_text()
@@ -295,11 +300,9 @@ def _kill_ranks(launcher: subprocess.Popen, beside: Path, kill: Kill) -> bool:
     died = False
     for pid in pids:
         if launcher.poll() is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid.read_text()), signal.SIGKILL)
                 died = True
-            except ProcessLookupError:
-                pass
     return died
 
 
@@ -409,9 +412,16 @@ def chains_of(names: Sequence[str], kills: int, seed: int) -> list[Chain]:
 
 
 def campaign(
-    names: Sequence[str], kills: int, seed: int, root: Path, jobs: int = 2, tell: Callable[[str], None] = print
+    names: Sequence[str],
+    kills: int,
+    seed: int,
+    root: Path,
+    jobs: int = 2,
+    minutes: float = math.inf,
+    tell: Callable[[str], None] = print,
 ) -> list[Verdict]:
-    """`kills` kills over these arms."""
+    """`kills` kills over these arms; no chain is begun after so many `minutes`."""
+    end = time.monotonic() + 60 * minutes
     chains = chains_of(names, kills, seed)
     used = [name for name in names if any(chain.arm == name for chain in chains)]
     verdicts: list[Verdict] = []
@@ -421,6 +431,8 @@ def campaign(
         tell(f"{len(used)} runs left alone; now {kills} kills in {len(chains)} chains, seed {seed}")
         burning = [lanes.submit(burn, chain, references[chain.arm], root) for chain in chains]
         for fire in burning:
+            if time.monotonic() > end and fire.cancel():
+                continue
             verdict = fire.result()
             verdicts.append(verdict)
             done = sum(len(v.kills) for v in verdicts)
@@ -438,7 +450,7 @@ def tally(verdicts: Sequence[Verdict]) -> list[str]:
         lines.append(f"| {name} | {sum(len(verdict.kills) for verdict in own)} | {len(own)} | {equal} |")
     kills, equal = sum(len(verdict.kills) for verdict in verdicts), sum(not verdict.unequal for verdict in verdicts)
     lines.append(f"| **together** | **{kills}** | **{len(verdicts)}** | **{equal}** |")
-    moments = Counter(moment for verdict in verdicts for moment in verdict.kills)
+    moments = Counter(moment.partition(", rank")[0] for verdict in verdicts for moment in verdict.kills)
     return [*lines, "", "by moment: " + ", ".join(f"{moment} {count}" for moment, count in moments.most_common())]
 
 
@@ -447,6 +459,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=30, help="no kill is begun later; the tally says how many were made")
     parser.add_argument("--only", nargs="+", choices=list(arms()), metavar="NAME", help=f"of: {'; '.join(arms())}")
     parser.add_argument("--keep", type=Path, help="a directory for the runs; those that ended unequal stay there")
     parser.add_argument("--sit", help=argparse.SUPPRESS)  # what torchrun starts
@@ -459,7 +472,7 @@ def main() -> int:
         return 0
     root = given.keep or Path(tempfile.mkdtemp(prefix="diptych-fire-"))
     began = time.monotonic()
-    verdicts = campaign(given.only or list(arms()), given.kills, given.seed, root, given.jobs, partial(print, flush=True))
+    verdicts = campaign(given.only or list(arms()), given.kills, given.seed, root, given.jobs, given.minutes, partial(print, flush=True))
     print("\n".join(tally(verdicts)))
     unequal = [verdict for verdict in verdicts if verdict.unequal]
     print(f"{time.monotonic() - began:.0f} s; " + (f"{len(unequal)} unequal, kept in {root}" if unequal else "all equal"))
