@@ -279,7 +279,7 @@ _HALF = "half of a surrogate pair is no character"
 
 
 def _is_half_a_character(text: str, start: int, end: int, value: Any) -> bool:
-    """Whether JSON escapes made a text that cannot be written: a lone \\ud83d. Few texts have such escapes, so few are looked at."""
+    """Whether JSON escapes made a text that cannot be written: a lone \\ud83d. Few texts have such escapes; only they are tried."""
     if text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0:
         return False
     try:
@@ -331,7 +331,7 @@ def table(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, 
 
 
 def text_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
-    """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding, or without end, becomes a problem."""
+    """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding or without end becomes a problem."""
     with path.open("rb") as file:
         for number in count(1):
             line = file.readline(_LONGEST_LINE)

@@ -32,7 +32,7 @@ from diptych.contracts import Sample
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 PIXEL_CAP = 80_000_000  # below the size at which Pillow itself starts to warn
-# What pictures on the web and on disks are. Pillow knows more: PostScript, which it hands to Ghostscript, and formats that few have tried.
+# What pictures are stored as. Pillow knows more: PostScript, which it hands to Ghostscript, and formats that few have tried.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 FILL = (128, 128, 128)  # what an augmentation shifts into view; 0 after the usual normalisation
 

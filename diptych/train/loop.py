@@ -222,8 +222,8 @@ class Loop:
             if "DataLoader worker" not in str(error):
                 raise
             raise UserError(
-                f"step {self.progress.step + 1}: a loader process was killed from outside; where memory is short, lower data.workers "
-                f"or data.image; {self._last_good()}, and the same command goes on"
+                f"step {self.progress.step + 1}: a loader process was killed from outside; where memory is short, lower "
+                f"data.workers or data.image; {self._last_good()}, and the same command goes on"
             ) from error
 
     def _is_due(self, every: int) -> bool:

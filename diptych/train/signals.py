@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM ask for an end after the step at hand; a further Ctrl-C leaves at once.
 
 For that, the first request gives Ctrl-C back to the operating system: Python would hear the second only between two calls into
-torch, of which one may last for minutes, or for ever where it waits for another process. A further SIGTERM does not: torchrun and batch systems may send one request twice, and who is impatient sends SIGKILL.
+torch, of which one may last for minutes, or for ever where it waits for another process. A further SIGTERM does not: torchrun and
+batch systems may send one request twice, and who is impatient sends SIGKILL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is set on fire here lies elsewhere: the toy in tests/train, every system in tests/contract; the arsonist beside its tests."""
+"""What is set on fire lies elsewhere: the toy in tests/train, every system in tests/contract; the arsonist beside its tests."""
 
 import sys
 from pathlib import Path

@@ -44,8 +44,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-sys.path[:0] = [str(Path(__file__).parents[1] / room) for room in ("train", "contract")]
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 
 import toy_run
 from test_every_system import SPECS, TOKENIZER, Case, Samples
@@ -213,6 +215,8 @@ def _note_order(beside: Path) -> None:
 
 def sit(arm: Arm, beside: Path, kill: Kill | None) -> None:
     """One sitting, in this process. What this program notes lies beside the run, not in it."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library complains of forks otherwise
     rank = os.environ.get("RANK", "0")
     (beside / f"pid{rank}").write_text(str(os.getpid()))
     aim = Aim(kill, beside)
@@ -472,7 +476,9 @@ def main() -> int:
         return 0
     root = given.keep or Path(tempfile.mkdtemp(prefix="diptych-fire-"))
     began = time.monotonic()
-    verdicts = campaign(given.only or list(arms()), given.kills, given.seed, root, given.jobs, given.minutes, partial(print, flush=True))
+    verdicts = campaign(
+        given.only or list(arms()), given.kills, given.seed, root, given.jobs, given.minutes, partial(print, flush=True)
+    )
     print("\n".join(tally(verdicts)))
     unequal = [verdict for verdict in verdicts if verdict.unequal]
     print(f"{time.monotonic() - began:.0f} s; " + (f"{len(unequal)} unequal, kept in {root}" if unequal else "all equal"))

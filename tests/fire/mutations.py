@@ -103,9 +103,37 @@ def _huge(content: bytes, rng: Random) -> bytes:
     return content[: rng.randrange(len(content))]
 
 
-NAMES = ("plain", "two words", "line\nbreak", "🦒 emoji", "ünï", "-dash", "quo'te\"", "a" * 200, "%s {x}", os.fsdecode(b"latin-\xe4"))
+NAMES = (
+    "plain",
+    "two words",
+    "line\nbreak",
+    "🦒 emoji",
+    "ünï",
+    "-dash",
+    "quo'te\"",
+    "a" * 200,
+    "%s {x}",
+    os.fsdecode(b"latin-\xe4"),
+)
 
-_VALUES: tuple[Any, ...] = (None, True, -1, 0, 1e308, float("nan"), "", "x", "\ud83d", [], [[]], {}, {"x": 1}, 10**30, "a\x00b", "y" * 5000)
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "\ud83d",
+    [],
+    [[]],
+    {},
+    {"x": 1},
+    10**30,
+    "a\x00b",
+    "y" * 5000,
+)
 
 
 def data_set(root: Path, rng: Random) -> str:

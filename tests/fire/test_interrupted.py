@@ -22,7 +22,7 @@ LONG = {"steps": 100_000, "checkpoint_every": 5}
 
 
 def started(out: Path, at_step_3: str) -> subprocess.Popen[str]:
-    """A run in a process of its own, which says so on standard output when it has come to its third step, and does something there."""
+    """A run in a process of its own, which tells standard output when its third step is done, and then does something."""
     program = f"""
 import collections, itertools, sys, time; sys.path.insert(0, {str(Path(toy_run.__file__).parent)!r})
 import toy_run

@@ -78,7 +78,7 @@ def test_another_layout_takes_the_same_samples_and_says_so(move: str, alone: Pat
 
 @pytest.mark.slow
 def test_one_rank_and_two_and_one(alone: Path, tmp_path: Path):
-    """Three steps on one, three on two under torchrun, the rest on one again; each sitting is stopped by SIGTERM, as a cluster would."""
+    """Three steps on one rank, three on two under torchrun, the rest on one again; SIGTERM ends a sitting, as a cluster would."""
     program = f"""
 import os, sys; sys.path[:0] = {[str(Path(kills.__file__).parent), str(Path(toy_run.__file__).parent)]!r}
 import kills, toy_run
@@ -98,7 +98,9 @@ with dist.process_group():
     said = []
     for ranks, stop in ((1, 3), (2, 3), (1, 0)):
         command = [*torchrun, str(ranks), str(tmp_path / "program.py"), str(tmp_path), str(stop)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=400, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         said.append(done.stderr)
     assert "resumed after step 3 of 8; changed: ranks 1 -> 2" in said[1]
