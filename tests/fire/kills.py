@@ -4,7 +4,7 @@
 
 An *arm* is a run to kill: the toy (with loader workers, accumulation, bf16, broken pictures, poisoned samples, two gloo ranks under
 torchrun) and every system with every hinge, found by looking. Each arm runs once untouched: the reference. Then come *chains*: the
-same run, killed `CHAIN` times in as many sittings, and at last left to finish. Equal means, byte for byte: weights, optimiser state,
+same run, killed `CHAIN` times in as many sittings, then left to finish. Equal means, byte for byte: weights, optimiser state,
 counters, the log without its clock, skipped.jsonl, quarantine.jsonl; and every step of every sitting took the reference's samples.
 
 Half of the kills come by the clock, from outside, at a random moment of the sitting. The others are aimed at a *moment*:
