@@ -39,10 +39,10 @@ def noting(beside: Path):
 def samples_of(beside: Path) -> dict[int, list[str]]:
     """Step -> keys over all ranks and micro-steps, in order."""
     found: dict[int, list[tuple[int, int, list[str]]]] = {}
-    for where, keys in kills.orders_of(beside):
+    for where, keys in dict(kills.orders_of(beside)).items():  # a step that was fetched and left is fetched again: the last counts
         rank, step = map(int, where.split())
         found.setdefault(step, []).extend((m, rank, micro) for m, micro in enumerate(json.loads(keys)))
-    return {step: [key for _, _, micro in sorted(parts) for key in micro] for step, parts in found.items()}
+    return {step: list(dict.fromkeys(key for _, _, micro in sorted(parts) for key in micro)) for step, parts in found.items()}
 
 
 def expected(steps: range) -> dict[int, list[str]]:
@@ -50,7 +50,8 @@ def expected(steps: range) -> dict[int, list[str]]:
 
 
 def assert_near(moved: Path, alone: Path, tolerance: float) -> None:
-    for one, two in zip(log_of(moved), log_of(alone), strict=True):
+    losses = ([record for record in log_of(run) if "loss" in record] for run in (moved, alone))
+    for one, two in zip(*losses, strict=True):
         assert one["step"] == two["step"]
         assert one["loss"] == pytest.approx(two["loss"], rel=tolerance), one["step"]
 
@@ -72,8 +73,7 @@ def test_another_layout_takes_the_same_samples_and_says_so(move: str, alone: Pat
     train(tmp_path / "run", train=GENTLE | after.get("train", {}), data=after.get("data"), quiet=False, **STILL)
     assert f"resumed after step 4 of 8; changed: {said}" in capsys.readouterr().err
     assert_near(tmp_path / "run", alone, tolerance)
-    taken = samples_of(tmp_path / "beside")
-    assert {step: keys[:8] for step, keys in taken.items()} == expected(range(8))
+    assert samples_of(tmp_path / "beside") == expected(range(8))
 
 
 @pytest.mark.slow
