@@ -57,7 +57,7 @@ def test_the_pictures_to_be_broken_are_sound():
 @A_FEW_AND_ALL
 def test_a_mutated_picture_is_pixels_or_broken(many: bool):
     rng, before, broken = Random(7), memory(), 0
-    for n in range(10_000 if many else 600):
+    for n in range(10_000 if many else 400):
         what, content = mutations.picture(rng)
         with at_most(20):
             try:
@@ -68,7 +68,7 @@ def test_a_mutated_picture_is_pixels_or_broken(many: bool):
                 broken += bool(str(error))
             except BaseException as error:
                 raise AssertionError(f"picture {n}, {what}: {type(error).__name__}") from error
-    assert broken > 100
+    assert broken > 60
     assert memory() - before < 1.5, "gigabytes: a picture at the cap takes 0.3"
 
 
@@ -135,7 +135,7 @@ def test_a_mutated_data_set_is_read_or_refused_in_a_line(module: str, many: bool
     reader = find._reader_class(module)
     importlib.import_module(f"diptych.data.{module}").example(tmp_path / "sound")
     rng, refused = Random(module), 0
-    for n in range(1500 if many else 40):
+    for n in range(1500 if many else 25):
         root = mutations.fresh(tmp_path / "sound", tmp_path / "mutated")
         done = mutations.data_set(root, rng)
         for split in ("train", "all", "val"):
@@ -152,7 +152,7 @@ def test_a_mutated_data_set_is_read_or_refused_in_a_line(module: str, many: bool
                     raise AssertionError(
                         f"mutation {n} of {module}, {done}, split {split}: {type(error).__name__}: {error}"
                     ) from error
-    assert refused > 10
+    assert refused > 5
 
 
 LINE = b'{"image": "a.jpg", "caption": "x"}\n'

@@ -14,7 +14,7 @@ from diptych.config import UserError, flat, from_file, from_setting, resolve, to
 
 PRESET = find.system("vilt:tiny").recipe
 LEAVES = sorted(".".join(path) for path in flat(PRESET.model_dump()))
-EVERYTHING = settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+EVERYTHING = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 
 ODD = [
     "1e400",
