@@ -181,7 +181,8 @@ def _module(room: Literal["systems", "tasks"], name: str) -> ModuleType:
     known = catalogue(room)
     if name in known:
         return importlib.import_module(f"diptych.{room}.{name}")
-    if "." in name or Path(f"{name}.py").is_file():
+    is_name = all(part.isidentifier() for part in name.split("."))
+    if is_name and ("." in name or Path(f"{name}.py").is_file()):
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))  # an installed command, unlike `python -m`, does not look here
         try:

@@ -68,7 +68,7 @@ class Loop:
         self.optimizers = Optimizers(self.model, self.train)
         self.stepper = Stepper(self.model, self.optimizers, self.train, self.device, self.precision)
         self.progress = Progress()
-        self.saved_step = 0
+        self.saved_step = -1  # none; 0 is a state, too
 
     # ------------------------------------------------------------------------------------------------ the story
 
@@ -284,7 +284,9 @@ class Loop:
             return False
 
     def _last_good(self) -> str:
-        return f"the last good checkpoint is that of step {self.saved_step}" if self.saved_step else "there is no checkpoint yet"
+        return (
+            f"the last good checkpoint is that of step {self.saved_step}" if self.saved_step > 0 else "there is no checkpoint yet"
+        )
 
 
 def _digest(tensor: Tensor) -> str:

@@ -213,7 +213,7 @@ def test_published_weights_with_code_in_them_are_not_executed(kind: str, tmp_pat
 
     file = tmp_path / "evil.ckpt"
     if kind == "pickle":
-        file.write_bytes(pickle.dumps({"state_dict": Evil()}))
+        file.write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
     else:
         torch.save({"state_dict": {"a": Evil()}}, file)
     code = cli.call(["convert", "vilt", str(file), str(tmp_path / "run")])

@@ -45,7 +45,7 @@ toy_run.train(toy_run.Path({str(out)!r}), train={LONG!r}, data={{"workers": 1}},
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):
     child = started(tmp_path, "pass")
     child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=60)[1]
+    said = child.communicate(timeout=300)[1]
     assert child.returncode == 130
     assert "stopping after this step; Ctrl-C leaves at once" in said
     assert "is saved in" in said and "the same command goes on from there" in said
