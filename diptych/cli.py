@@ -217,6 +217,8 @@ def ask(
         out.write_bytes(ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4))
         guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
+        if reply.verb == "match" and text.rstrip().endswith("?"):
+            lines.append(f"(judged as a statement: this run answers no questions yet; diptych finetune vqa --from {source})")
         say({"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)}, *lines, f"where it looked: {out}")
 
 

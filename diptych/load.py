@@ -1,4 +1,4 @@
-"""A trained run as something to ask: `diptych.load("runs/vqa").answer("cat.jpg", "what colour is it?")`.
+"""A trained run as something to ask: `diptych.load("runs/vqa").answer("cat.jpg", "what color is it?")`.
 
 A run directory or a Hub repository holds config.json, model.safetensors, tokenizer.json and README.md; these four come and go by
 `load`, `save_pretrained` and `push_to_hub`. What a model can be asked depends on its head: a pre-trained system fills masked words

@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name = f"{n:04d}.jpg"
         Image.fromarray(pixels).save(Path("my_pictures") / name)
         captions.append({"image": name, "caption": f"a {colour} dog on a white ground"})
-        questions.append({"image": f"my_pictures/{name}", "question": "what colour is the dog?", "answer": colour})
+        questions.append({"image": f"my_pictures/{name}", "question": "what color is the dog?", "answer": colour})
     Path("my_pictures/captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in captions))
     Path("my_questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
     return tmp_path

@@ -33,6 +33,7 @@ class MLM(nn.Module):
         rate: float = Field(default=0.15, gt=0, le=1)
         unit: Literal["word", "token"] = "word"
         words: Literal["any", "phrases"] = "any"
+        favour: dict[str, PositiveFloat] = Field(default={}, repr=False)  # with phrases: kind -> how much likelier than others
         mask: float = Field(default=0.8, ge=0, le=1)  # share of chosen tokens that become [MASK]
         random: float = Field(default=0.1, ge=0, le=1)  # share that become a random token; the rest stay
         tied: bool = False  # decode with the word embeddings, which `forward` is then given
@@ -80,7 +81,10 @@ class MLM(nn.Module):
                 if (is_word_T & is_phrase_T).any():
                     is_word_T &= is_phrase_T
         unit_BT = word_BT if self.config.unit == "word" else np.broadcast_to(np.arange(word_BT.shape[1]), word_BT.shape)
-        lot_BT = np.where(may_BT, np.take_along_axis(lot_BT, np.maximum(unit_BT, 0), 1), np.inf)
+        lot_BT = np.take_along_axis(lot_BT, np.maximum(unit_BT, 0), 1)
+        if self.config.favour:
+            lot_BT = -np.log1p(-lot_BT) / self._weight(batch)
+        lot_BT = np.where(may_BT, lot_BT, np.inf)
         is_first_BT = may_BT.copy()  # of the pieces of a unit, which lie next to each other
         is_first_BT[:, 1:] &= (unit_BT[:, 1:] != unit_BT[:, :-1]) | ~may_BT[:, :-1]
         units_B = is_first_BT.sum(1)
@@ -88,6 +92,18 @@ class MLM(nn.Module):
         order_BT = np.sort(np.where(is_first_BT, lot_BT, np.inf), 1)
         highest_B1 = np.take_along_axis(order_BT, np.maximum(taken_B, 1)[:, None] - 1, 1)
         return may_BT & (lot_BT <= highest_B1)
+
+    def _weight(self, batch: Batch) -> NDArray[np.float64]:
+        """[B, T] of each token's kind.
+
+        The lowest of Exponential(weight) lots is drawn in proportion to the weights, and so on without replacement (Efraimidis and
+        Spirakis, 2006).
+        """
+        weight_BT = np.ones(batch.word_BT.shape)
+        for weight_T, phrases in zip(weight_BT, batch.phrases, strict=False):
+            for phrase in phrases:
+                weight_T[phrase.start : phrase.end] = self.config.favour.get(phrase.kind, 1.0)
+        return weight_BT
 
     def forward(self, fused: Fused, batch: Batch, word_KD: Tensor | None = None) -> LossTerm:
         """The head sees masked positions only: decoding the whole text costs five times as much and asks nothing more."""

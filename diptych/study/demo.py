@@ -8,15 +8,16 @@
 Each is one or more `diptych` commands on the embedded scenes, in two lanes beside each other; then all are scored on every split,
 the pre-trained one finds pictures without further training, and demo_report.py tells it as a page. All arms have the same labelled
 questions, the same system and the same head; each has the learning rate that one and the same search chose for it on `val`
-(rates.json, found at the large size; `--full` searches at its own size first, and is the default demo otherwise).
+(rates.json, found at the large size; `--full` searches at its own size first, and goes on in demo_full.py).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,7 @@ def size_of(wish: Literal["quick", "default", "full"]) -> Size:
 def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> dict[str, Any]:
     """Run everything, write OUT/result.json and OUT/report.html; the result."""
     from diptych.study import demo_report
+    from diptych.study.demo_full import Extension
 
     began = time.perf_counter()
     seconds = {}
@@ -81,11 +83,13 @@ def demo(size: Literal["quick", "default", "full"], out: Path, call: Call) -> di
         rates = search(chosen, out, call, tell)
         seconds["search for learning rates"] = time.perf_counter() - began - seconds["data"]
     plan = Plan(chosen, out, rates)
-    lanes.run(plan.lanes(), out / "log", call, tell)
+    further = Extension(plan) if size == "full" else None
+    both = zip(plan.lanes(), further.lanes() if further else ([], []), strict=True)
+    lanes.run([[*lane, *more] for lane, more in both], out / "log", call, tell)
     seconds["training and scoring"] = time.perf_counter() - began - sum(seconds.values())
-    result = summary(plan)
+    result = summary(plan) | ({"further": further.summary()} if further else {})
     tell("writing the report")
-    page = demo_page(demo_report.told(plan, result, seconds))
+    page = demo_page(demo_report.told(plan, result, seconds, further))
     checkpoint.write_file(out / "report.html", page.encode())
     seconds["report"] = time.perf_counter() - began - sum(seconds.values())
     seconds["total"] = time.perf_counter() - began
@@ -102,12 +106,12 @@ def search(size: Size, out: Path, call: Call, tell: Callable[[str], None]) -> di
     tried = {rate: Plan(size, out, dict.fromkeys(ARMS, rate), f"-{rate:g}") for rate in GRID}
     first = next(iter(tried.values()))
     searched = ("pretrained", "image_root_only", "scratch")
-    of_arm = {arm: [plan.tuning[arm] for plan in tried.values()] for arm in searched}
+    of_arm = {arm: [plan.arms[arm].tuning for plan in tried.values()] for arm in searched}
     one = [first.root, first.pretraining, *of_arm["pretrained"]]
     two = [*of_arm["scratch"], *(replace(command, needs=first.root.makes) for command in of_arm["image_root_only"])]
     lanes.run([one, two], out / "log", call, tell)
     scores = {
-        arm: {f"{rate:g}": run_of(plan.tuning[arm])["splits"]["val"]["metrics"][MACRO] for rate, plan in tried.items()}
+        arm: {f"{rate:g}": run_of(plan.arms[arm].tuning)["splits"]["val"]["metrics"][MACRO] for rate, plan in tried.items()}
         for arm in searched
     }
     best = {arm: float(max(on_val, key=lambda rate: on_val[rate])) for arm, on_val in scores.items()}
@@ -116,37 +120,42 @@ def search(size: Size, out: Path, call: Call, tell: Callable[[str], None]) -> di
     return best
 
 
+@dataclass(frozen=True)
+class Arm:
+    """One way to a fine-tuned model, from its very beginning."""
+
+    past: tuple[Command, ...]  # what its weights were trained on before
+    tuning: Command
+
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """(stage, seconds of training), once all have run."""
+        return [(command.about, run_of(command)["seconds"]) for command in self.past] + [
+            ("fine-tuning", run_of(self.tuning)["seconds"])
+        ]
+
+
 class Plan:
     """The commands, by what they make. Fine-tuning runs have `suffix` behind their names."""
 
     def __init__(self, size: Size, out: Path, rates: Mapping[str, float] = RATES, suffix: str = ""):
         self.size, self.out, self.rates, self.suffix = size, out, rates, suffix
-        self.root = self._train("image root", "root", size.root, "pretrain", f"cnn:{size.preset}", "--data", "scenes")
-        start = ("--init", f"image={out / 'root'}", "--init", f"text={out / 'root'}")
-        texts = ("--data", "visual_genome:scenes@0.85", "--data", "coco_captions:scenes@0.15")
-        # a frozen root costs a third less a step, and as many steps teach as much
-        pretrain = ("pretrain", f"crossgrid:{size.preset}", *texts, *start, "--set", "train.freeze=[image]")
-        self.pretraining = self._train("pre-training", "crossgrid", size.pretrain, *pretrain)
-        fresh = f"crossgrid:{size.preset}"
-        self.tuning = {
-            "pretrained": self._tune("pretrained", str(out / "crossgrid"), size.tune),
-            "scratch": self._tune("scratch", fresh, size.tune),
-            "scratch_equal_compute": self._tune("scratch_equal_compute", fresh, size.equal),
-            "image_root_only": self._tune("image_root_only", fresh, size.tune, *start),
+        self.root = self.train("image root", "root", size.root, "pretrain", f"cnn:{size.preset}", "--data", "scenes")
+        start = self.start(self.root)
+        self.pretraining = self.pretrain("pre-training", "crossgrid", size.pretrain, f"crossgrid:{size.preset}", *start)
+        read, fresh = str(self.pretraining.run), f"crossgrid:{size.preset}"
+        self.arms = {
+            "pretrained": Arm((self.root, self.pretraining), self.tune("pretrained", read, size.tune)),
+            "scratch": Arm((), self.tune("scratch", fresh, size.tune)),
+            "scratch_equal_compute": Arm((), self.tune("scratch_equal_compute", fresh, size.equal)),
+            "image_root_only": Arm((self.root,), self.tune("image_root_only", fresh, size.tune, *start)),
         }
         self.controls = {
-            withheld: self._tune(
-                f"without_{withheld}",
-                str(out / "crossgrid"),
-                size.controls,
-                "--set",
-                f"task.withhold={withheld}",
-                rate="pretrained",
-            )
+            withheld: self.tune(f"without_{withheld}", read, size.controls, "--set", f"task.withhold={withheld}", rate="pretrained")
             for withheld in ("picture", "question")
         }
-        self.judging = {(arm, split): self._judge(arm, split) for arm in ARMS for split in SPLITS}
-        self.judging |= {(f"without_{withheld}", "test"): self._judge(f"without_{withheld}", "test") for withheld in self.controls}
+        self.judging = {(arm, split): self.judge(self.arms[arm].tuning, split) for arm in ARMS for split in SPLITS}
+        self.judging |= {(f"without_{withheld}", "test"): self.judge(tuning) for withheld, tuning in self.controls.items()}
         self.finding = {split: self._find(split) for split in ("test", "test-style")}
 
     def lanes(self) -> list[list[Command]]:
@@ -155,8 +164,9 @@ class Plan:
         def judged(*arms: str) -> list[Command]:
             return [command for (arm, _), command in self.judging.items() if arm in arms]
 
-        one = [self.root, self.tuning["image_root_only"], self.pretraining, self.tuning["pretrained"]]
-        two = [self.tuning["scratch"], self.tuning["scratch_equal_compute"]]
+        tuning = {name: arm.tuning for name, arm in self.arms.items()}
+        one = [self.root, tuning["image_root_only"], self.pretraining, tuning["pretrained"]]
+        two = [tuning["scratch"], tuning["scratch_equal_compute"]]
         one += [*self.controls.values(), *judged("pretrained", "without_picture", "without_question")]
         two += [*judged("scratch", "scratch_equal_compute", "image_root_only"), *self.finding.values()]
         return [one, two]
@@ -164,35 +174,56 @@ class Plan:
     def commands(self) -> list[Command]:
         return [command for lane in self.lanes() for command in lane]
 
-    def _train(self, about: str, name: str, steps: int, *words: str) -> Command:
+    @cached_property
+    def scores(self) -> dict[tuple[str, str], dict[str, Interval]]:
+        """Of every judged arm and split, once all have run."""
+        return {key: intervals(items_of(command)) for key, command in self.judging.items()}
+
+    @cached_property
+    def gains(self) -> dict[str, Interval]:
+        """What the pre-trained arm has over each other one on `test`, macro."""
+        ours, *others = (items_of(self.judging[arm, "test"]) for arm in ARMS)
+        return {arm: difference(ours, theirs)[MACRO] for arm, theirs in zip(ARMS[1:], others, strict=True)}
+
+    @staticmethod
+    def start(root: Command) -> tuple[str, ...]:
+        """From the root's eyes, and from its words where it has some."""
+        return ("--init", f"image={root.run}", "--init", f"text={root.run}")
+
+    def train(self, about: str, name: str, steps: int, *words: str) -> Command:
         """`words`, trained for so many steps in OUT/NAME."""
         run = self.out / name
         settings = [f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}"]
         given = [word for setting in settings for word in ("--set", setting)]
         return Command(about, (*words, *given, "--out", str(run)), run / "result.json", steps)
 
-    def _tune(self, name: str, source: str, steps: int, *more: str, rate: str = "") -> Command:
+    def pretrain(self, about: str, name: str, steps: int, system: str, *more: str, frozen: str = "image") -> Command:
+        texts = ("--data", "visual_genome:scenes@0.85", "--data", "coco_captions:scenes@0.15")
+        # a frozen root costs a third less a step, and as many steps teach as much
+        return self.train(about, name, steps, "pretrain", system, *texts, *more, "--set", f"train.freeze=[{frozen}]")
+
+    def tune(self, name: str, source: str, steps: int, *more: str, rate: str = "", labels: int | None = None) -> Command:
         settings = [
             "task.head=cloze",
-            f"data.limit={self.size.labels}",
+            f"data.limit={labels or self.size.labels}",
             "train.batch_size=32",
             f"train.lr={self.rates[rate or name]:g}",
+            f"train.validate_every={max(steps // 6, 1)}",
         ]
-        settings += [f"train.validate_every={max(steps // 6, 1)}"]
         given = [word for setting in settings for word in ("--set", setting)]
         about = f"fine-tuning {name.replace('_', ' ')}"
-        return self._train(about, name + self.suffix, steps, "finetune", "vqa", "--from", source, "--data", "scenes", *more, *given)
+        return self.train(about, name + self.suffix, steps, "finetune", "vqa", "--from", source, "--data", "scenes", *more, *given)
 
-    def _judge(self, arm: str, split: str) -> Command:
-        run = self.out / f"{arm}{self.suffix}"
+    def judge(self, tuning: Command, split: str = "test") -> Command:
+        run = tuning.makes.parent
         items = self.out / "items" / f"{run.name}-{split}.jsonl"
         words = ("evaluate", "vqa", "--from", str(run), "--data", "scenes", "--split", split, "--items", str(items))
         words += ("--set", f"data.limit={self.size.asked or 'null'}")
-        return Command(f"scoring {arm.replace('_', ' ')}", words, items, needs=run / "result.json")
+        return Command(f"scoring {run.name.replace('_', ' ')}", words, items, needs=tuning.makes)
 
     def _find(self, split: str) -> Command:
         items = self.out / "items" / f"retrieval-{split}.jsonl"
-        words = ("evaluate", "retrieval", "--from", str(self.out / "crossgrid"), "--data", "scenes", "--split", split)
+        words = ("evaluate", "retrieval", "--from", str(self.pretraining.run), "--data", "scenes", "--split", split)
         # one text a picture: so each picture is one query each way, and half of the items are pictures
         words += ("--set", f"data.limit={self.size.gallery}", "--set", "task.texts=1", "--items", str(items))
         return Command("finding pictures", words, items, needs=self.pretraining.makes)
@@ -212,22 +243,16 @@ def run_of(command: Command) -> dict[str, Any]:
 
 def summary(plan: Plan) -> dict[str, Any]:
     """Everything but the wall clock, in percent; `ci95` beside it has the same keys."""
-    on_test = {arm: items_of(plan.judging[arm, "test"]) for arm in ARMS}
-    scores = {arm: intervals(items) for arm, items in on_test.items()}
-    vqa: dict[str, Any] = {arm: scores[arm][MACRO].value for arm in ARMS}
-    vqa |= {"n_labels": plan.size.labels, "n": len(on_test["pretrained"]), "chance": sum(CHANCE.values()) / len(CHANCE)}
-    vqa["by_type"] = {arm: by_type(scores[arm]) for arm in ARMS}
-    vqa["ci95"] = {arm: _ends(scores[arm][MACRO]) for arm in ARMS}
-    vqa["gain"] = {
-        arm: {"points": gain.value, "ci95": _ends(gain)}
-        for arm in ARMS[1:]
-        for gain in [difference(on_test["pretrained"], on_test[arm])[MACRO]]
-    }
-    vqa["by_split"] = {arm: {split: intervals(items_of(plan.judging[arm, split]))[MACRO].value for split in SPLITS} for arm in ARMS}
-    vqa["controls"] = {
-        withheld: by_type(intervals(items_of(plan.judging[f"without_{withheld}", "test"]))) for withheld in plan.controls
-    }
-    vqa["minutes"] = {arm: sum(seconds for _, seconds in stages_of(plan, arm)) / 60 for arm in ARMS}
+    on_test = {arm: plan.scores[arm, "test"] for arm in ARMS}
+    vqa: dict[str, Any] = {arm: on_test[arm][MACRO].value for arm in ARMS}
+    asked = len(items_of(plan.judging["pretrained", "test"]))
+    vqa |= {"n_labels": plan.size.labels, "n": asked, "chance": sum(CHANCE.values()) / len(CHANCE)}
+    vqa["by_type"] = {arm: by_type(on_test[arm]) for arm in ARMS}
+    vqa["ci95"] = {arm: _ends(on_test[arm][MACRO]) for arm in ARMS}
+    vqa["gain"] = {arm: {"points": gain.value, "ci95": _ends(gain)} for arm, gain in plan.gains.items()}
+    vqa["by_split"] = {arm: {split: plan.scores[arm, split][MACRO].value for split in SPLITS} for arm in ARMS}
+    vqa["controls"] = {withheld: by_type(plan.scores[f"without_{withheld}", "test"]) for withheld in plan.controls}
+    vqa["minutes"] = {arm: sum(seconds for _, seconds in plan.arms[arm].stages) / 60 for arm in ARMS}
     found = {split: intervals(items_of(command)) for split, command in plan.finding.items()}
     retrieval = {split: {name: score.value for name, score in scored.items()} for split, scored in found.items()}
     return {"vqa": vqa, "retrieval": retrieval | {"n_pictures": len(items_of(plan.finding["test"])) // 2}}
@@ -235,14 +260,6 @@ def summary(plan: Plan) -> dict[str, Any]:
 
 def by_type(scores: Mapping[str, Interval]) -> dict[str, float]:
     return {name.partition("/")[2]: score.value for name, score in scores.items() if "/" in name}
-
-
-def stages_of(plan: Plan, arm: str) -> list[tuple[str, float]]:
-    """(stage, seconds of training) of an arm from its very beginning."""
-    before: Sequence[Command] = {"pretrained": (plan.root, plan.pretraining), "image_root_only": (plan.root,)}.get(arm, ())
-    return [(command.about, run_of(command)["seconds"]) for command in before] + [
-        ("fine-tuning", run_of(plan.tuning[arm])["seconds"])
-    ]
 
 
 def _ends(interval: Interval) -> list[float]:

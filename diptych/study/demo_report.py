@@ -27,8 +27,9 @@ from diptych.report.demo import Arm, Control, DemoResult, Difference, Retrieval,
 from diptych.report.gallery import Guess, ImageQuery, MaskedWord, Question, TextQuery
 from diptych.report.overlay import Look, Transport
 from diptych.report.sheet import Scene
-from diptych.study.demo import ARMS, CHANCE, SPLITS, Command, Plan, Size, items_of, run_of, stages_of
-from diptych.train.evaluate import MACRO, Interval, difference, intervals
+from diptych.study.demo import ARMS, CHANCE, SPLITS, Command, Plan, Size, items_of, run_of
+from diptych.study.demo_full import Extension
+from diptych.train.evaluate import MACRO, Interval, intervals
 
 NAMES = {
     "pretrained": "Pre-trained",
@@ -50,24 +51,23 @@ NEWS = {
 }
 
 
-def told(plan: Plan, result: Mapping[str, Any], wall: Mapping[str, float]) -> DemoResult:
-    """What the page tells. `wall`: seconds of the demo's stages so far."""
+def told(plan: Plan, result: Mapping[str, Any], wall: Mapping[str, float], further: Extension | None = None) -> DemoResult:
+    """What the page tells. `wall`: seconds of the demo's stages so far; `further`: what `--full` added."""
     vqa = result["vqa"]
-    scored = {key: intervals(items_of(command)) for key, command in plan.judging.items()}
-    on_test = {arm: items_of(plan.judging[arm, "test"]) for arm in ARMS}
     rivals = ("image_root_only", "scratch", "scratch_equal_compute")
     captions, regions, questions = (_samples(f"{kind}:scenes", purpose) for kind, purpose in _READERS)
     reading, answering = load(plan.out / "crossgrid"), load(plan.out / "pretrained")
-    runs = [command for command in plan.commands() if command.run]
+    commands = [*plan.commands(), *(command for lane in (further.lanes() if further else []) for command in lane)]
+    runs = [command for command in commands if command.run]
     sources = _asked(plan.pretraining)["sources"]
     by_text, by_picture = _retrieved(plan, captions)
     return DemoResult(
         title="What is pre-training worth?",
-        arms=tuple(_arm(plan, arm, scored) for arm in ARMS),
+        arms=tuple(_arm(plan, arm) for arm in ARMS),
         chance=vqa["chance"],
         n_labels=vqa["n_labels"],
         n_test=vqa["n"],
-        differences=tuple(Difference(arm, _score(difference(on_test["pretrained"], on_test[arm])[MACRO])) for arm in rivals),
+        differences=tuple(Difference(arm, _score(plan.gains[arm])) for arm in rivals),
         chance_by_type=CHANCE,
         split_notes=NEWS,
         system=f"words that look at a grid of cells (crossgrid:{plan.size.preset})",
@@ -85,9 +85,10 @@ def told(plan: Plan, result: Mapping[str, Any], wall: Mapping[str, float]) -> De
         masked_words=tuple(_masked_words(reading, regions)),
         transports=tuple(_transports(reading, captions)),
         scenes=tuple(_scenes(captions, questions)),
-        controls=tuple(_controls(plan, scored)),
+        controls=tuple(_controls(plan)),
+        comparisons=further.comparisons() if further else (),
         remarks=_remarks(vqa, plan.size),
-        commands=("diptych data make scenes", *map(str, plan.commands())),
+        commands=("diptych data make scenes", *map(str, commands)),
         configs={str(command.run): _config(command) for command in runs},
         seeds={"all runs": 0},
         hashes={f"data_sha256, {source['name']}": source["sha256"] for source in sources}
@@ -118,16 +119,14 @@ def _asked(command: Command) -> dict[str, Any]:
     return json.loads((command.makes.parent / "config.json").read_text(encoding="utf-8"))
 
 
-def _arm(plan: Plan, arm: str, scored: Mapping[tuple[str, str], Mapping[str, Interval]]) -> Arm:
-    on_test, tuning = scored[arm, "test"], plan.tuning[arm]
-    stages = stages_of(plan, arm)
-    has_root = arm in ("pretrained", "image_root_only")
+def _arm(plan: Plan, arm: str) -> Arm:
+    on_test, past, tuning, stages = plan.scores[arm, "test"], plan.arms[arm].past, plan.arms[arm].tuning, plan.arms[arm].stages
     boxes = f"names and attributes of {_seen(plan.root)} pictures' boxes"
     texts = f"captions of {_seen(plan.pretraining)} pictures"
     labels = {
         "questions": f"{plan.size.labels:,}",
-        "boxes": boxes if has_root else "none",
-        "texts": texts if arm == "pretrained" else "none",
+        "boxes": boxes if plan.root in past else "none",
+        "texts": texts if plan.pretraining in past else "none",
     }
     return Arm(
         key=arm,
@@ -137,7 +136,7 @@ def _arm(plan: Plan, arm: str, scored: Mapping[tuple[str, str], Mapping[str, Int
         stages=tuple(Stage(name, seconds / 60) for name, seconds in stages),
         labels=labels,
         by_type={kind: _score(on_test[f"question_type/{kind}"]) for kind in CHANCE if f"question_type/{kind}" in on_test},
-        by_split={split: _score(scored[arm, split][MACRO]) for split in SPLITS},
+        by_split={split: _score(plan.scores[arm, split][MACRO]) for split in SPLITS},
         lr=_asked(tuning)["recipe"]["train"]["lr"],
         curve=_curve(tuning, "val/macro", 1.0, sum(seconds for _, seconds in stages[:-1])),
     )
@@ -187,7 +186,7 @@ def _steps(plan: Plan) -> Iterator[Step]:
             "short texts about pictures",
         ),
         "Fine-tuning": (
-            plan.tuning["pretrained"],
+            plan.arms["pretrained"].tuning,
             "Answers are filled in behind the question, as hidden words were.",
             f"{plan.size.labels:,} questions with answers",
         ),
@@ -206,10 +205,12 @@ def _retrieval(split: str, command: Command) -> Retrieval:
     return Retrieval(split, n, n, by_text, by_picture, chance, note)
 
 
-def _controls(plan: Plan, scored: Mapping[tuple[str, str], Mapping[str, Interval]]) -> Iterator[Control]:
+def _controls(plan: Plan) -> Iterator[Control]:
     for withheld in plan.controls:
         for kind, chance in CHANCE.items():
-            yield Control(f"VQA: {kind}", withheld, _score(scored[f"without_{withheld}", "test"][f"question_type/{kind}"]), chance)
+            yield Control(
+                f"VQA: {kind}", withheld, _score(plan.scores[f"without_{withheld}", "test"][f"question_type/{kind}"]), chance
+            )
 
 
 def _remarks(vqa: Mapping[str, Any], size: Size) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ cross-modality layer without its image stream); masked words and matching in two
     a picture is encoded once for all its texts    rows share keys and values: more texts a second than in a single stream
     looking starts as a comparison                 fusion.start="match": after the image root cells lie where words lie
     one word a text is masked, and always one      mlm.words="phrases": a hidden "the" teaches nothing about pictures
-      that the picture decides
+      that the picture decides                     most often a relation or a place: what else is in their texts is asked elsewhere
     near negatives, checked to be false            itm, where the data has `false_text`: one word exchanged, so every word counts
     each word is asked, not only the text          swap, before the last layer, which is left to conclude
     matching is a hidden word too                  a statement is followed by [MASK] in the place of [SEP], and what fills it is
@@ -53,7 +53,7 @@ class CrossGrid(System):
             ),
             discriminator="kind",
         )
-        mlm: MLM.Config = MLM.Config(words="phrases", mask=1.0, random=0.0, tied=True)
+        mlm: MLM.Config = MLM.Config(words="phrases", favour={"relation": 8, "place": 8}, mask=1.0, random=0.0, tied=True)
         itm: ITM.Config = ITM.Config(by="words")
         swap: Swap.Config | None = Swap.Config()
 
@@ -141,3 +141,11 @@ def small() -> Recipe:
         data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=6, foreign=0.2),
         train=TrainConfig(steps=3000, batch_size=16, lr=1e-3, warmup=0.05, schedule="cosine", weight_decay=0.02),
     )
+
+
+def one_stream() -> Recipe:
+    """`small` with the other hinge, of the same depth and width: cells and words in one sequence. For the comparison of hinges."""
+    recipe = small()
+    image = GridCNN.Config(place=True)
+    fusion = SingleStream.Config(layers=3, heads=4, dropout=0)
+    return recipe.model_copy(update={"system": CrossGrid.Config(image=image, fusion=fusion)})

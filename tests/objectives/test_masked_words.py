@@ -68,6 +68,16 @@ def test_phrases_restrict_the_choice_where_there_are_any(batch):
     assert (plain[:, [1, *range(4, 23)]].sum(1) == 10).all()
 
 
+def test_favoured_kinds_are_drawn_in_proportion(batch):
+    phrases = (Phrase(5, 6, "object"), Phrase(7, 8, "relation"), Phrase(9, 10, "object"))
+    marked = replace(batch, phrases=(phrases,) * ROWS)
+    _, chosen_BT = corrupted(marked, words="phrases", favour={"relation": 6.0})
+    share = chosen_BT[:, [5, 7, 9]].float().mean(0)
+    expected = torch.tensor([1 / 8, 6 / 8, 1 / 8])
+    assert (chosen_BT.sum(1) == 1).all()
+    assert ((share - expected).abs() < 4 * (expected * (1 - expected) / ROWS).sqrt()).all()
+
+
 def test_short_texts_ask_at_least_one_word_and_empty_ones_none(batch):
     few = batch.rows(torch.arange(4))
     word_BT = torch.full((4, LENGTH), -1)

@@ -16,6 +16,7 @@ from diptych.data.mixture import Mixture
 from diptych.data.stream import Stream
 from diptych.draw import Draw
 from diptych.study.demo import ARMS, RATES, SIZES, SPLITS, Plan
+from diptych.study.demo_full import FURTHER, Extension
 from diptych.study.lanes import Command
 from diptych.text import tokenizer as vocabulary
 from diptych.train import run
@@ -82,26 +83,34 @@ def _stream(recipe: Recipe, mixture: Mixture, model, tokenizer) -> Stream:
 def test_scratch_with_equal_compute_costs_what_the_pretrained_arm_costs(size, scenes, monkeypatch):
     monkeypatch.setenv("DIPTYCH_DATA", str(scenes))
     plan = Plan(SIZES[size], Path("runs/demo"))
-    fresh = plan.tuning["scratch"]
-    pretrained = sum(flops(command) * command.steps for command in (plan.root, plan.pretraining, fresh))
-    equal = flops(fresh) * plan.tuning["scratch_equal_compute"].steps
-    assert equal == pytest.approx(pretrained, rel=0.05), f"equal={round(pretrained / flops(fresh))} would be right"
+    root, reading, tuning = (flops(command) for command in (plan.root, plan.pretraining, plan.arms["scratch"].tuning))
+    root, reading = root * plan.size.root / tuning, reading * plan.size.pretrain / tuning  # in steps of fine-tuning
+    equal = root + reading + plan.size.tune
+    assert plan.size.equal == pytest.approx(equal, rel=0.05), f"equal={equal:.0f} would be right"
+    if size in FURTHER:
+        scratch, rooted = root + reading + FURTHER[size].tune, reading + FURTHER[size].tune
+        assert FURTHER[size].scratch == pytest.approx(scratch, rel=0.05), f"scratch={scratch:.0f} would be right"
+        assert FURTHER[size].rooted == pytest.approx(rooted, rel=0.05), f"rooted={rooted:.0f} would be right"
 
 
 def test_arms_differ_in_their_start_their_rate_and_where_they_lie():
     plan = Plan(SIZES["default"], Path("runs/demo"))
-    alike = [{**settings(plan.tuning[arm]), "train.lr": ""} for arm in ("pretrained", "scratch", "image_root_only")]
+    alike = [{**settings(plan.arms[arm].tuning), "train.lr": ""} for arm in ("pretrained", "scratch", "image_root_only")]
     assert alike[0] == alike[1] == alike[2]
-    assert {settings(plan.tuning[arm])["data.limit"] for arm in ARMS} == {"2000"}
+    assert {settings(plan.arms[arm].tuning)["data.limit"] for arm in ARMS} == {"2000"}
     assert RATES.keys() == set(ARMS)
     assert all((arm, split) in plan.judging for arm in ARMS for split in SPLITS)
 
 
-def test_every_command_is_run_once_and_after_those_it_needs():
-    plan = Plan(SIZES["quick"], Path("runs/demo"))
-    commands = plan.commands()
+@pytest.mark.parametrize("is_full", [False, True])
+def test_every_command_is_run_once_and_after_those_it_needs(is_full):
+    plan = Plan(SIZES["default"], Path("runs/demo"))
+    lanes = plan.lanes()
+    if is_full:
+        lanes = [[*lane, *more] for lane, more in zip(lanes, Extension(plan).lanes(), strict=True)]
+    commands = [command for lane in lanes for command in lane]
     assert len({str(command) for command in commands}) == len(commands) == len({command.makes for command in commands})
-    for lane in plan.lanes():
+    for lane in lanes:
         made: set[str] = set()
         for command in lane:
             words = command.words
@@ -110,5 +119,5 @@ def test_every_command_is_run_once_and_after_those_it_needs():
             needed = {name for name in needed if name.startswith("runs/")}
             others = {str(other.run) for other in commands if other.run} - {str(c.run) for c in lane}
             assert needed <= made | others, str(command)
-            assert not (command.steps and needed & others), "training never waits for the other lane"
+            assert command.needs or not (command.steps and needed & others), "what the other lane makes is waited for"
             made.add(str(command.run))

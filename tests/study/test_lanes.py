@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -39,6 +40,15 @@ def test_lanes_run_in_order_wait_for_what_they_need_and_skip_what_is_there(tmp_p
     assert times == sorted(times)
     assert done.makes.read_text() == "before\n"
     assert f"$ {one[1]}" in (tmp_path / "log" / "lane-0.log").read_text()
+
+
+def test_what_is_older_than_what_it_was_made_from_is_made_again(tmp_path):
+    for name, age in (("old", 200), ("source", 100), ("new", 0)):
+        (tmp_path / name).write_text("before\n")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    made = [Command(n, ("write", str(tmp_path / n)), tmp_path / n, needs=tmp_path / "source") for n in ("old", "new")]
+    lanes.run([made], tmp_path / "log", call, lambda said: None)
+    assert [len((tmp_path / name).read_text().splitlines()) for name in ("old", "new")] == [2, 1]
 
 
 def test_the_first_failure_ends_all_lanes_and_is_told_in_its_own_words(tmp_path):
