@@ -178,7 +178,7 @@ def checked(values: Mapping[str, Any], system: type[Config], task: type[Config] 
         if name not in Recipe.model_fields:
             raise UserError(f"{name}: unknown key{nearest(name, Recipe.model_fields)}")
         part = {"system": system, "task": task}.get(name, Recipe.model_fields[name].annotation)
-        if value is None or part is None:
+        if name == "task" and (value is None or part is None):
             parts[name] = None
             continue
         try:

@@ -60,6 +60,20 @@ def test_a_burst_with_an_interruption_in_it_ends_at_a_lower_limit_too(tmp_path: 
         train(tmp_path, cls=Keyed, train={"max_skipped": 3, **PER_STEP})
 
 
+@pytest.mark.parametrize("factor", [1e6, 1e18])
+def test_exploding_norms_are_clipped_and_logged(factor: float, tmp_path: Path, monkeypatch):
+    """Finite, however large: the step is taken, at the length of the clip."""
+    monkeypatch.setattr(Keyed, "bad", frozenset({"toy-11"}))
+    monkeypatch.setattr(Keyed, "value", factor)
+    train(tmp_path, cls=Keyed, train={"steps": 10, **PER_STEP})
+    for step, record in enumerate(log_of(tmp_path)):
+        is_hit = 11 in toy_run.indices(range(step * 8, step * 8 + 8))
+        assert (record["gradient_norm"] > factor) == is_hit, record
+        assert record["skipped"] == 0
+    weights = toy_run.weights(tmp_path)
+    assert max(weights[name].abs().max() for name in ("text.weight", "image.weight", "bright.weight")) < 10
+
+
 def test_a_norm_that_overflows_is_skipped(tmp_path: Path, monkeypatch):
     """1e30 squared is more than fp32 holds: no gradient of that length is ever applied, clipped or not."""
     monkeypatch.setattr(Keyed, "bad", frozenset({"toy-11"}))
