@@ -186,7 +186,7 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(path, int(state["step"]), state, tensors)
     except FileNotFoundError as error:
         raise Torn(f"{Path(str(error.filename)).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise Torn(f"unreadable ({error})") from error
 
 

@@ -263,11 +263,7 @@ def _read(text: str, source: str, prefix: tuple[str, ...] = ()) -> list[Change]:
         line = f" line {error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else ""
         said = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
         raise UserError(f"{source}{'' if prefix else line}: not valid YAML: {said}") from None
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-    ) as error:  # a month 13, `!!int x`, half a character: YAML's own readers raise these
+    except (ValueError, LookupError, AttributeError) as error:  # YAML's own readers, of a month 13, `!!int x`, half a character
         raise UserError(f"{source}: a value that YAML cannot read: {error}") from None
     except RecursionError:
         raise UserError(f"{source}: nested too deep") from None

@@ -284,9 +284,8 @@ class Loop:
             return False
 
     def _last_good(self) -> str:
-        return (
-            f"the last good checkpoint is that of step {self.saved_step}" if self.saved_step > 0 else "there is no checkpoint yet"
-        )
+        step = self.saved_step
+        return "there is no checkpoint yet" if step < 0 else f"the last good checkpoint is that of step {step}"
 
 
 def _digest(tensor: Tensor) -> str:

@@ -61,7 +61,7 @@ from diptych.train.run import pretrain
 CHAIN = 5  # kills of one run before it is left to finish
 PATIENCE = 600.0  # seconds after which a sitting counts as hung
 MOMENTS = ("torn", "unnamed", "named", "half gone", "half line", "step")
-FILES = ("model.safetensors", "metrics.jsonl", "skipped.jsonl", "quarantine.jsonl")
+FILES = ("model.safetensors", "skipped.jsonl", "quarantine.jsonl")  # beside the newest checkpoint and the log
 
 
 class Arm(NamedTuple):
@@ -315,11 +315,7 @@ def _kill_ranks(launcher: subprocess.Popen, beside: Path, kill: Kill) -> bool:
 
 def state_of(run: Path) -> dict[str, bytes]:
     """All that two equal runs have in common."""
-    state = toy_run.state_of(run)
-    for name in FILES:
-        if name != "metrics.jsonl" and (run / name).exists():  # state_of has the log, without its clock
-            state[name] = (run / name).read_bytes()
-    return state
+    return toy_run.state_of(run) | {f"run/{name}": (run / name).read_bytes() for name in FILES if (run / name).exists()}
 
 
 def orders_of(beside: Path) -> list[tuple[str, str]]:

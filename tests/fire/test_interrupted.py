@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +23,11 @@ from diptych.data.mixture import Source
 LONG = {"steps": 100_000, "checkpoint_every": 5}
 
 
-def started(out: Path, at_step_3: str) -> subprocess.Popen[str]:
-    """A run in a process of its own, which tells standard output when its third step is done, and then does something."""
+@contextmanager
+def started(out: Path, at_step_3: str) -> Iterator[subprocess.Popen[str]]:
+    """A run in a session of its own, which tells standard output when its third step is done, and then does something."""
     program = f"""
-import collections, itertools, sys, time; sys.path.insert(0, {str(Path(toy_run.__file__).parent)!r})
+import collections, itertools, signal, sys; sys.path.insert(0, {str(Path(toy_run.__file__).parent)!r})
 import toy_run
 from diptych.train.loop import Loop
 report = Loop.report
@@ -36,16 +39,26 @@ def reported(loop, outcome):
 Loop.report = reported
 toy_run.train(toy_run.Path({str(out)!r}), train={LONG!r}, data={{"workers": 1}}, quiet=False)
 """
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "three\n"
-    return child
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "three\n"
+            yield child
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def ctrl_c(child: subprocess.Popen[str]) -> None:
+    """As a terminal sends it: to the run and to its loader processes."""
+    os.killpg(child.pid, signal.SIGINT)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):
-    child = started(tmp_path, "pass")
-    child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=300)[1]
+    with started(tmp_path, "pass") as child:
+        ctrl_c(child)
+        said = child.communicate(timeout=300)[1]
     assert child.returncode == 130
     assert "stopping after this step; Ctrl-C leaves at once" in said
     assert "is saved in" in said and "the same command goes on from there" in said
@@ -55,17 +68,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):
 
 def test_a_second_ctrl_c_leaves_at_once_even_from_within_a_call_that_never_returns(tmp_path: Path):
     """A loop in C that never comes back to Python, as a hung collective would be."""
-    child = started(tmp_path, "time.sleep(0.5); collections.deque(itertools.repeat(0), maxlen=0)")
-    time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    child.wait(timeout=60)
-    assert time.monotonic() - began < 2
-    assert child.returncode == -signal.SIGINT  # which a shell shows as 130
-    child.communicate(timeout=60)  # the loader process leaves, too: it would hold the pipe open
+    with started(tmp_path, "signal.pause(); collections.deque(itertools.repeat(0), maxlen=0)") as child:
+        ctrl_c(child)
+        assert child.stderr is not None
+        assert any("stopping after this step" in line for line in child.stderr)
+        time.sleep(1)  # into the loop
+        assert child.poll() is None
+        ctrl_c(child)
+        assert child.wait(timeout=60) == -signal.SIGINT  # which a shell shows as 130
+        child.communicate(timeout=60)  # the loader process leaves, too: it would hold the pipe open
 
 
 @dataclass

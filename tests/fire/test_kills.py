@@ -60,6 +60,10 @@ def test_what_differs_is_seen(tmp_path: Path):
 
     assert changed("run/checkpoints/step-*/model.safetensors", flipped) == "model.safetensors differs"
     assert changed("run/checkpoints/step-*/optimizer.safetensors", flipped) == "optimizer.safetensors differs"
+    assert changed("run/model.safetensors", flipped) == "run/model.safetensors differs"
+    assert changed("run/checkpoints/step-*/state.json", lambda content: content.replace(b'"skipped": 0', b'"skipped": 1')) == (
+        "progress differs"
+    )
     assert changed("run/metrics.jsonl", lambda content: content.partition(b"\n")[2]) == "log differs"
     assert "other samples at rank and step 0 0" in changed("order0", lambda content: content.replace(b"toy-", b"toy-4", 1))
     assert set(json.loads((alone / "moments0").read_text())) == set(kills.MOMENTS)

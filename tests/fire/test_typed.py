@@ -23,7 +23,7 @@ MANY = settings(FEW, max_examples=2000, derandomize=False)
 
 def thousands(attack: Callable[..., None], **drawn: st.SearchStrategy) -> Callable[..., None]:
     """The slow form of a test below: other examples each time."""
-    return pytest.mark.slow(MANY(given(**drawn)(attack.hypothesis.inner_test)))  # pyright: ignore[reportFunctionMemberAccess]
+    return pytest.mark.slow(MANY(given(**drawn)(attack.hypothesis.inner_test)))
 
 
 # fmt: off
