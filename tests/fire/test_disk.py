@@ -72,7 +72,7 @@ def test_with_room_again_the_command_ends_as_if_nothing_had_been(size: int, whol
 
 
 def test_an_error_at_any_write_costs_nothing(begun: Path, whole: Path, tmp_path: Path, monkeypatch):
-    """Every system call through which the directory changes fails once, in turn, while the last steps are taken."""
+    """Every call of those below fails once, in turn, while the last step is taken."""
     shutil.rmtree(begun / "checkpoints" / "step-00000008")
     calls, failing = -(10**9), 0
 
