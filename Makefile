@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all check bench docs clean
+.PHONY: setup demo test test-all fire check bench docs clean
 
 setup: $(STAMP)  ## virtual environment with Diptych and its development tools
 
@@ -21,6 +21,9 @@ test: check  ## the tests a change must pass; two processes, each on one core
 
 test-all: check  ## and the long ones
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
+fire: setup  ## 200 kills with SIGKILL, and whether the runs end as if nothing had happened; at most 30 minutes and the chains at hand
+	$(PY) tests/fire/kills.py
 
 check: setup  ## format, lint and types; changes nothing
 	$(VENV)/bin/ruff format --check .

@@ -70,7 +70,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    """As UTF-8. Bytes of a file's name that are none become JSON's own escapes, which read back as they were."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def _write_flushed(path: Path, content: bytes) -> None:
@@ -185,7 +186,7 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(path, int(state["step"]), state, tensors)
     except FileNotFoundError as error:
         raise Torn(f"{Path(str(error.filename)).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise Torn(f"unreadable ({error})") from error
 
 

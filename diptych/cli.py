@@ -8,6 +8,7 @@ speaks.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from diptych.config import Recipe
     from diptych.contracts import Reader, System
     from diptych.data.mixture import Source as Mixed
+
+# what a disk or its owner refuses: a matter of the user's machine, wherever it is met
+_REFUSALS = {getattr(errno, name, None) for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO")}
+_REFUSALS |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, getattr(errno, "ELOOP", None)}
 
 app = typer.Typer(
     name="diptych",
@@ -621,6 +626,8 @@ def _explain(error: Exception) -> int:
         return _complain(str(error), 2)
     if isinstance(error, ValidationError):
         return _complain("; ".join(explain(error, None)), 2)
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return _complain(f"{error.filename or 'the disk'}: {error.strerror}", 2)
     import tempfile
     import traceback
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ def nearest(name: str, valid: Iterable[str], under: str = "") -> str:
 class Config(BaseModel):
     """Base of every part's configuration: frozen, no unknown keys, defaults checked too."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)  # JSON has neither
 
 
 class TextConfig(Config):
@@ -52,12 +53,15 @@ class TextConfig(Config):
     max_tokens: PositiveInt = 40
 
 
+Side = Annotated[int, Field(gt=0, le=16_384)]  # pixels
+
+
 class ImageConfig(Config):
     """Resize so that the short side is `short` and the long side at most `long`, then down to a multiple of `multiple`."""
 
-    short: PositiveInt = 128
-    long: PositiveInt = 128
-    multiple: PositiveInt = 32
+    short: Side = 128
+    long: Side = 128
+    multiple: Side = 32
     augment: Literal["none", "flip", "randaugment"] = "none"  # randaugment: N = 2, M = 9, without inversion and cutout
 
 
@@ -124,6 +128,9 @@ class Change:
     typed: str | None = None  # the characters after "=" on the command line, where YAML may have read more into them than was meant
 
 
+_MOST_NODES = 100_000
+
+
 class _Yaml(yaml.SafeLoader):
     """YAML that reads JSON as JSON: 3e-4 is a number (YAML 1.1 wants a dot), two surrogate escapes are one character."""
 
@@ -139,7 +146,11 @@ def from_file(path: Path) -> list[Change]:
     """The changes a YAML or JSON file asks for. The `config.json` of a run is one: its recipe is what it asks for."""
     if not path.is_file():
         raise UserError(f"{path}: no such file to read a configuration from")
-    changes = _read(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from None
+    changes = _read(text, str(path))
     saved = [replace(change, path=change.path[1:]) for change in changes if change.path[0] == "recipe" and len(change.path) > 1]
     return saved or changes
 
@@ -178,7 +189,7 @@ def checked(values: Mapping[str, Any], system: type[Config], task: type[Config] 
         if name not in Recipe.model_fields:
             raise UserError(f"{name}: unknown key{nearest(name, Recipe.model_fields)}")
         part = {"system": system, "task": task}.get(name, Recipe.model_fields[name].annotation)
-        if value is None or part is None:
+        if name == "task" and (value is None or part is None):
             parts[name] = None
             continue
         try:
@@ -240,6 +251,8 @@ def _read(text: str, source: str, prefix: tuple[str, ...] = ()) -> list[Change]:
         root = loader.get_single_node()
         if root is None and not prefix:
             return []
+        if _size(root, {}) > _MOST_NODES:
+            raise UserError(f"{source}: more than {_MOST_NODES:,} values, or one that holds itself: no configuration of a run")
         if not prefix and not isinstance(root, yaml.MappingNode):
             raise UserError(f"{source}: a configuration is keys and values, for example 'train: {{lr: 3e-4}}'")
 
@@ -261,6 +274,21 @@ def _read(text: str, source: str, prefix: tuple[str, ...] = ()) -> list[Change]:
         line = f" line {error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else ""
         said = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
         raise UserError(f"{source}{'' if prefix else line}: not valid YAML: {said}") from None
+    except (ValueError, LookupError, AttributeError) as error:  # YAML's own readers, of a month 13, `!!int x`, half a character
+        raise UserError(f"{source}: a value that YAML cannot read: {error}") from None
+    except RecursionError:
+        raise UserError(f"{source}: nested too deep") from None
+
+
+def _size(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Values below, an alias counted wherever it stands: ten lines of aliases of aliases are more than any memory holds."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf  # while it is being counted: one that holds itself has no end
+        children = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def _put(value: Any, hint: Any, change: Change, depth: int, leaves: Sequence[str]) -> Any:
@@ -291,7 +319,7 @@ def _put(value: Any, hint: Any, change: Change, depth: int, leaves: Sequence[str
     if isinstance(value, Mapping):
         return {**value, key: _put(value.get(key), inner[-1] if inner else Any, change, depth + 1, leaves)}
     if isinstance(value, list | tuple):
-        if not key.isdecimal() or int(key) > len(value):
+        if not key.isdecimal() or len(key) > 9 or int(key) > len(value):
             raise UserError(f"{change.place}: {'.'.join(change.path[:depth])} is a list of {len(value)}: its items are 0, 1, ...")
         item = int(key)
         one = inner[min(item, len(inner) - 1)] if inner and inner[-1] is not ... else inner[0] if inner else Any

@@ -59,6 +59,10 @@ def process_group(timeout: timedelta = timedelta(minutes=30)) -> Iterator[None]:
     torch_dist.init_process_group(backend, timeout=timeout)
     try:
         yield
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # gloo's words: connection closed, or reset, by peer
+            raise
+        raise UserError(f"rank {rank()} waited for another process of this run, which has ended: see what that one said") from error
     finally:
         torch_dist.destroy_process_group()
 

@@ -181,7 +181,8 @@ def _module(room: Literal["systems", "tasks"], name: str) -> ModuleType:
     known = catalogue(room)
     if name in known:
         return importlib.import_module(f"diptych.{room}.{name}")
-    if "." in name or Path(f"{name}.py").is_file():
+    is_name = all(part.isidentifier() for part in name.split("."))
+    if is_name and ("." in name or Path(f"{name}.py").is_file()):
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))  # an installed command, unlike `python -m`, does not look here
         try:
@@ -236,9 +237,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         about = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder}: no config.json in it, so it is no run directory") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON: {error}") from None
-    if not isinstance(about, dict) or not {"recipe", "system"} <= about.keys():
+    is_ours = isinstance(about, dict) and isinstance(about.get("recipe"), dict) and isinstance(about.get("system"), str)
+    if not is_ours or not isinstance(about.get("task"), str | None):
         raise UserError(f"{file}: not written by Diptych, there is no recipe in it; `diptych convert` reads published weights")
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: the run is not finished (no model.safetensors); the command that started it goes on with it")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, PositiveInt
 
@@ -82,6 +82,7 @@ recipes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(recipe=recipes, start=recipes)
 def test_a_saved_recipe_fed_back_over_any_other_is_that_recipe(
     recipe: Recipe, start: Recipe, tmp_path_factory: pytest.TempPathFactory
@@ -96,11 +97,12 @@ def test_a_saved_recipe_fed_back_over_any_other_is_that_recipe(
     assert config.checked(json.loads((folder / "config.json").read_text())["recipe"], Toy, None) == recipe
 
 
+@settings(deadline=None)
 @given(recipe=recipes)
 def test_every_leaf_can_be_set_on_the_command_line(recipe: Recipe):
     leaves = config.flat(recipe.model_dump(mode="json"))
-    settings = [from_setting(f"{'.'.join(path)}={json.dumps(value)}") for path, value in leaves.items() if value != {}]
-    assert resolve(PRESET, [change for setting in settings for change in setting]) == recipe
+    typed = [from_setting(f"{'.'.join(path)}={json.dumps(value)}") for path, value in leaves.items() if value != {}]
+    assert resolve(PRESET, [change for setting in typed for change in setting]) == recipe
 
 
 def test_set_is_typed_by_its_field():

@@ -26,6 +26,9 @@ from diptych.data import files
 
 _NAME = "COCO captions"
 _YEARS = ("", "2017", "2014")
+_IMAGE = {"id": int, "file_name": str, "group?": int | str}
+_CAPTION = {"image_id": int, "caption": str, "false_caption?": str, "spans?": [files.SPAN]}
+_INSTANCE = {"id": int, "image_id": int, "category_id": int, "bbox": (files.NUMBER,) * 4, "attributes?": [str]}
 
 
 def _candidates(kind: str, split: str) -> list[str]:
@@ -52,9 +55,9 @@ class COCOCaptions:
 
     def __init__(self, root: Path, split: str, captions: Path, instances: Path | None, limit: int | None):
         self._files, self._settings = [captions, *([instances] if instances else [])], (split, limit)
-        images: dict[int, dict[str, Any]] = {image["id"]: image for image in files.elements(captions, "images")}
+        images: dict[int, dict[str, Any]] = {image["id"]: image for image in files.elements(captions, "images", of=_IMAGE)}
         self._of_image: dict[int, list[dict[str, Any]]] = {}
-        for annotation in files.elements(captions, "annotations"):
+        for annotation in files.elements(captions, "annotations", of=_CAPTION):
             if annotation["image_id"] in images:
                 self._of_image.setdefault(annotation["image_id"], []).append(annotation)
         self._ids = array("q", [image_id for image_id in images if image_id in self._of_image][:limit])
@@ -98,12 +101,14 @@ def _splits(root: Path) -> list[str]:
 
 def _instances(path: Path, images: dict[int, Any]) -> dict[int, dict[int, Box]]:
     """Image id -> instance id -> box."""
-    name_of = {category["id"]: category["name"] for category in files.elements(path, "categories")}
+    name_of = {category["id"]: category["name"] for category in files.elements(path, "categories", of={"id": int, "name": str})}
     boxes: dict[int, dict[int, Box]] = {}
-    for instance in files.elements(path, "annotations"):
+    for instance in files.elements(path, "annotations", of=_INSTANCE):
         if instance["image_id"] in images:
+            if instance["category_id"] not in name_of:
+                raise UserError(f"{path}: instance {instance['id']} is of category {instance['category_id']}, which is not listed")
             x, y, w, h = instance["bbox"]
-            box = Box((x, y, x + w, y + h), name_of[instance["category_id"]], tuple(instance.get("attributes", ())))
+            box = Box((x, y, x + w, y + h), name_of[instance["category_id"]], tuple(instance.get("attributes") or ()))
             boxes.setdefault(instance["image_id"], {})[instance["id"]] = box
     return boxes
 
@@ -119,7 +124,7 @@ def _phrases(annotations: list[dict[str, Any]], place: dict[int, int]) -> tuple[
     if not any("spans" in annotation for annotation in annotations):
         return ()
     return tuple(
-        tuple(Phrase(start, end, kind, place.get(box)) for start, end, kind, box in annotation.get("spans", ()))
+        tuple(Phrase(start, end, kind, place.get(box)) for start, end, kind, box in annotation.get("spans") or ())
         for annotation in annotations
     )
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from diptych.config import UserError, nearest
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 HASHED = {"train": 90, "val": 5, "test": 5}  # the splits that `hashed_split` makes, in percent
 _CHUNK = 1 << 20
+_LONGEST_LINE = 1 << 24  # bytes; a line is one picture's, or one question's
 
 
 class NoSplit(UserError):
@@ -64,7 +66,7 @@ def needed(data_set: str, root: Path, candidates: Sequence[str]) -> Path:
 def picture_folder(data_set: str, root: Path, candidates: Sequence[str], first: str) -> Path:
     """The folder that holds the picture named `first`."""
     for name in candidates:
-        if (root / name / first).is_file():
+        if _is_file(root / name / first):
             return root / name
     raise missing_picture(data_set, root, candidates, first)
 
@@ -107,16 +109,22 @@ def absent(root: Path, names: Iterable[str]) -> set[str]:
         folder, _, last = f"{root}/{name}".rpartition("/")
         if folder not in listed:
             listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if (
-            last not in listed[folder] and not (root / name).is_file()
-        ):  # the second for absolute paths and "..", or where case is lost
+        if last not in listed[folder] and not _is_file(root / name):  # for absolute paths and "..", or where case is lost
             gone.add(name)
     return gone
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long to be one
+        return False
+
+
 def hashed_split(key: str) -> str:
     """train, val or test (90 : 5 : 5) for data without splits of its own: by the key alone, so adding pictures moves none."""
-    lot = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()  # a file's name may be in another encoding
+    lot = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if lot < 0.9 else "val" if lot < 0.95 else "test"
 
 
@@ -132,13 +140,21 @@ def digest(paths: Iterable[Path], *settings: object) -> str:
 # ----------------------------------------------------------------------------------------------------- JSON, lines
 
 
-def elements(path: Path, key: str | None = None) -> Iterator[Any]:
-    """Elements of the document's array, or of the array under `key` of the document's object, one at a time."""
+SPAN = (int, int, str, int | None)  # of the embedded data: start, end, kind, id of a thing
+_LARGEST = 2**63  # what an array of numbers holds
+
+
+def elements(path: Path, key: str | None = None, of: Any = object) -> Iterator[Any]:
+    """Elements of the document's array, or of the array under `key` of the document's object, one at a time.
+
+    Each is `of` the shape that its reader relies on, or is refused with its line: a type; {"key": shape, "key?": shape}, where the
+    second may be absent or null and further keys are ignored; [shape] for a list; (shape, shape) for a list of so many.
+    """
     with path.open(encoding="utf-8") as file:
         text = _Window(path, file)
         if key is None:
             text.expect("[")
-            yield from text.array()
+            yield from text.array(of)
             return
         text.expect("{")
         while text.peek() != "}":
@@ -146,7 +162,7 @@ def elements(path: Path, key: str | None = None) -> Iterator[Any]:
             text.expect(":")
             if name == key:
                 text.expect("[")
-                yield from text.array()
+                yield from text.array(of)
                 return
             text.value()
             if text.peek() == ",":
@@ -196,22 +212,81 @@ class _Window:
                 if self.is_whole:
                     self.at = error.pos
                     raise self._broken(error.msg) from None
+            except (ValueError, RecursionError) as error:
+                raise self._broken(str(error)) from None
             else:
                 if end < len(self.text) or self.is_whole:  # a number may go on beyond the window
+                    if _is_half_a_character(self.text, self.at, end, value):
+                        raise self._broken(_HALF)
                     self.at = end
                     return value
             self._more()
 
-    def array(self) -> Iterator[Any]:
+    def array(self, shape: Any) -> Iterator[Any]:
         """Elements after the opening bracket, up to the closing one."""
         while self.peek() != "]":
-            yield self.value()
+            value = self.value()
+            if said := amiss(value, shape):
+                raise UserError(f"{self.path}:{self.line()}: {said}")
+            yield value
             if self.peek() != "]":
                 self.expect(",")
         self.at += 1
 
     def _broken(self, why: str) -> UserError:
-        return UserError(f"{self.path}:{self.lines + self.text.count(chr(10), 0, self.at)}: broken JSON ({why})")
+        return UserError(f"{self.path}:{self.line()}: broken JSON ({why})")
+
+    def line(self) -> int:
+        return self.lines + self.text.count("\n", 0, self.at)
+
+
+def amiss(value: Any, shape: Any, name: str = "") -> str:
+    """What keeps a value from having a shape (see `elements`), or nothing."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return _not(value, "an object {...}", name)
+        for key, inner in shape.items():
+            field = key.removesuffix("?")
+            if field is not key and value.get(field) is None:
+                continue
+            if field not in value:
+                return f"no '{field}' {f'in {name}' if name else 'here'}{nearest(field, value)}".replace("valid:", "found:")
+            if said := amiss(value[field], inner, f"{name}.{field}" if name else field):
+                return said
+        return ""
+    if isinstance(shape, list | tuple):
+        if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
+            return _not(value, f"a list of {len(shape)}" if isinstance(shape, tuple) else "a list", name)
+        shapes = shape if isinstance(shape, tuple) else shape * len(value)
+        return next((said for one, inner in zip(value, shapes, strict=True) if (said := amiss(one, inner, name))), "")
+    if shape is object:
+        return ""
+    is_number = isinstance(value, int | float)
+    if not isinstance(value, shape) or isinstance(value, bool) or (is_number and not -_LARGEST < value < _LARGEST):
+        return _not(value, _KINDS.get(shape, "of another kind"), name)
+    return ""
+
+
+NUMBER = int | float
+_KINDS = {int: "a whole number", str: "a text", NUMBER: "a number", int | str: "a number or a text", int | None: "a number or null"}
+
+
+def _not(value: Any, expected: str, name: str) -> str:
+    return f"{repr(name) if name else 'this'} must be {expected}, not {json.dumps(value, ensure_ascii=False)[:40]}"
+
+
+_HALF = "half of a surrogate pair is no character"
+
+
+def _is_half_a_character(text: str, start: int, end: int, value: Any) -> bool:
+    """Whether JSON escapes made a text that cannot be written: a lone \\ud83d. Few texts have such escapes; only they are tried."""
+    if text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def json_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -224,7 +299,12 @@ def json_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[
         except json.JSONDecodeError as error:
             problems.append(Problem("broken lines", f"{path}:{number}: broken JSON ({error.msg}, column {error.colno})"))
             continue
-        if isinstance(value, dict):
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits; brackets in brackets in brackets
+            problems.append(Problem("broken lines", f"{path}:{number}: JSON that cannot be held ({error})"))
+            continue
+        if _is_half_a_character(line, 0, len(line), value):
+            problems.append(Problem("broken lines", f"{path}:{number}: broken JSON ({_HALF})"))
+        elif isinstance(value, dict):
             yield number, value
         else:
             problems.append(Problem("broken lines", f"{path}:{number}: an object {{...}} expected, found {json.dumps(value)[:40]}"))
@@ -251,9 +331,17 @@ def table(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, 
 
 
 def text_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
-    """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding becomes a problem."""
+    """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding or without end becomes a problem."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number in count(1):
+            line = file.readline(_LONGEST_LINE)
+            if not line:
+                return
+            if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                problems.append(Problem("broken lines", f"{path}:{number}: a line of more than {_LONGEST_LINE >> 20} MB"))
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(_LONGEST_LINE)
+                continue
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:

@@ -32,6 +32,9 @@ class _Picture(NamedTuple):
     texts: tuple[str, ...]
 
 
+_IMAGE = {"split": str, "filename": str, "filepath?": str, "cocoid?": int | str, "sentences": [{"raw": str}]}
+
+
 class Karpathy:
     purposes = frozenset({"pretrain", "retrieval", "documents"})
     looks_for = "dataset_coco.json, dataset_flickr30k.json or dataset_flickr8k.json"
@@ -51,8 +54,8 @@ class Karpathy:
         self._table, self._settings = table, (split, limit)
         self._pictures: list[_Picture] = []
         splits = set()
-        for image in files.elements(table, "images"):
-            its_split, picture = _picture(table, image)
+        for image in files.elements(table, "images", of=_IMAGE):
+            its_split, picture = _picture(image)
             splits.add(its_split)
             if its_split == split and picture.texts:
                 self._pictures.append(picture)
@@ -79,15 +82,12 @@ def _tables(root: Path) -> list[Path]:
     return [path for name in ("coco", "flickr30k", "flickr8k") if (path := root / f"dataset_{name}.json").is_file()]
 
 
-def _picture(table: Path, image: Any) -> tuple[str, _Picture]:
+def _picture(image: Any) -> tuple[str, _Picture]:
     """(split, picture) of one entry."""
-    try:
-        split = "train" if image["split"] == "restval" else image["split"]
-        texts = tuple(text for sentence in image["sentences"] if (text := sentence["raw"].strip()))
-        path = f"{image['filepath']}/{image['filename']}" if "filepath" in image else image["filename"]
-        key = str(image.get("cocoid", image["filename"]))
-    except (KeyError, TypeError):
-        raise UserError(f"{table}: an entry without split, filename or sentences: not Karpathy's layout") from None
+    split = "train" if image["split"] == "restval" else image["split"]
+    texts = tuple(text for sentence in image["sentences"] if (text := sentence["raw"].strip()))
+    path = f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"]
+    key = str(image["filename"] if image.get("cocoid") is None else image["cocoid"])
     return split, _Picture(key, path, texts if split == "train" else texts[:_PROTOCOL])
 
 

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import io
 import math
+import stat
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ from diptych.contracts import Sample
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 PIXEL_CAP = 80_000_000  # below the size at which Pillow itself starts to warn
+# What pictures are stored as. Pillow knows more: PostScript, which it hands to Ghostscript, and formats that few have tried.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 FILL = (128, 128, 128)  # what an augmentation shifts into view; 0 after the usual normalisation
 
 
@@ -44,7 +48,9 @@ def decode(source: Path | bytes, shrink: ImageConfig | None = None) -> Pixels:
     the time. Leave it out where pixels of the stored picture matter (boxes).
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+            raise BrokenPicture("not a file")  # of a pipe, no one knows when it ends
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as picture:
             if picture.width * picture.height > PIXEL_CAP:
                 raise BrokenPicture(f"{picture.width} x {picture.height} pixels, above the cap of {PIXEL_CAP:,}")
             if shrink is not None:
@@ -63,6 +69,13 @@ def decode(source: Path | bytes, shrink: ImageConfig | None = None) -> Pixels:
         Exception
     ) as error:  # a damaged file makes Pillow's decoders raise anything: OSError, SyntaxError, struct.error, IndexError
         raise BrokenPicture(f"{type(error).__name__}: {error}") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def decode_sample(sample: Sample, image: ImageConfig) -> tuple[Pixels, ...]:

@@ -33,6 +33,8 @@ from diptych.contracts import Box, Phrase, Sample
 from diptych.data import files
 
 _NAME = "Visual Genome"
+_REGION = {"phrase": str, "false_phrase?": str, "spans?": [files.SPAN]}
+_THING = {"object_id": int, **dict.fromkeys("xywh", files.NUMBER), "names": [str], "attributes?": [str]}
 _SEPARATOR = "\x1f"  # between the phrases of a picture; in no phrase
 
 
@@ -83,7 +85,7 @@ class VisualGenome:
             if any(region.get("false_phrase") for region in found):
                 self._false[image_id] = _SEPARATOR.join(region.get("false_phrase") or "" for region in found)
             if any("spans" in region for region in found):
-                self._spans[image_id] = json.dumps([region.get("spans", []) for region in found])
+                self._spans[image_id] = json.dumps([region.get("spans") or [] for region in found])
             if len(self._ids) == limit:
                 break
         if not self._ids:
@@ -136,11 +138,11 @@ def _splits(root: Path) -> list[str]:
 
 def _by_picture(path: Path, field: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(image id, entries); version 1.2 names the picture "id", later ones "image_id"."""
-    for picture in files.elements(path):
-        try:
-            yield int(picture["image_id"] if "image_id" in picture else picture["id"]), picture[field]
-        except (KeyError, TypeError):
-            raise UserError(f"{path}: an element without image_id and '{field}': not Visual Genome's layout") from None
+    for picture in files.elements(path, of={field: [_REGION if field == "regions" else _THING], "image_id?": int, "id?": int}):
+        image_id = picture.get("image_id", picture.get("id"))
+        if image_id is None:
+            raise UserError(f"{path}: an element without image_id: not Visual Genome's layout")
+        yield image_id, picture[field]
 
 
 def _things(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:

@@ -95,7 +95,7 @@ class VQAJsonl:
 def _tables(root: Path) -> list[Path]:
     """The file itself, or a folder's files of questions; where one of them is named like a split, only such."""
     found = [root] if root.is_file() and root.suffix == ".jsonl" else sorted(root.glob("*.jsonl"))
-    found = [path for path in found if '"question"' in files.first_line(path)]
+    found = [path for path in found if path.is_file() and '"question"' in files.first_line(path)]
     return [path for path in found if path.stem in files.HASHED and root.is_dir()] or found
 
 

@@ -47,6 +47,13 @@ class _Truth(NamedTuple):
     group: str
 
 
+_ASKED = {"question_id": int, "image_id": int, "question": str}
+_ANSWERED = {
+    **dict.fromkeys(("question_type", "answer_type", "multiple_choice_answer"), str),
+    **{"question_id": int, "answers": [{"answer": str}], "group?": int | str},
+}
+
+
 class VQAv2:
     purposes = frozenset({"vqa"})
     looks_for = "v2_OpenEnded_mscoco_SPLIT2014_questions.json, in DIR or DIR/vqa"
@@ -75,7 +82,7 @@ class VQAv2:
     def __init__(self, root: Path, split: str, questions: Path, truths: Path | None, pairs: Path | None, limit: int | None):
         self._files, self._settings = [path for path in (questions, truths, pairs) if path], (split, limit)
         self._questions: list[_Question] = []
-        for entry in files.elements(questions, "questions"):
+        for entry in files.elements(questions, "questions", of=_ASKED):
             self._questions.append(_Question(entry["question_id"], entry["image_id"], entry["question"]))
             if len(self._questions) == limit:
                 break
@@ -91,7 +98,7 @@ class VQAv2:
         if truths and (unanswered := next((q for q in self._questions if q.number not in self._truths), None)):
             raise UserError(f"{truths}: no annotation of question {unanswered.number}, which {questions.name} asks")
         self._pair_of = {}
-        for first, second in files.elements(pairs) if pairs else ():
+        for first, second in files.elements(pairs, of=(int, int)) if pairs else ():
             self._pair_of[first] = self._pair_of[second] = f"{first}-{second}"
         year = _PICTURES.get(split, _YEAR.get(split, split))
         self._names = (f"COCO_{year}_{{:012d}}.jpg", "{:08d}.jpg", "{:012d}.jpg")
@@ -137,7 +144,7 @@ def _splits(root: Path) -> list[str]:
 
 def _truths(path: Path) -> Iterator[tuple[int, _Truth]]:
     """(question id, truth); equal strings are kept once, for ten answers to 400,000 questions are mostly "yes"."""
-    for entry in files.elements(path, "annotations"):
+    for entry in files.elements(path, "annotations", of=_ANSWERED):
         yield (
             entry["question_id"],
             _Truth(
@@ -145,7 +152,7 @@ def _truths(path: Path) -> Iterator[tuple[int, _Truth]]:
                 intern(entry["answer_type"]),
                 intern(entry["multiple_choice_answer"]),
                 tuple(intern(answer["answer"]) for answer in entry["answers"]),
-                str(entry.get("group", "")),
+                str(entry.get("group") or ""),
             ),
         )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -101,8 +102,8 @@ def _read(tables: list[Path]) -> Iterator[_Row]:
     number = 0
     known: dict[str, str] = {}  # languages, pages and pictures return often: keep one string of each
     for table in tables:
-        with gzip.open(table, "rt", encoding="utf-8", newline="") as text:
-            try:
+        try:
+            with gzip.open(table, "rt", encoding="utf-8", newline="") as text:
                 rows = csv.reader(text, delimiter="\t")
                 header = next(rows, [])
                 if missing := [name for name in _NEEDED if name not in header]:
@@ -119,8 +120,8 @@ def _read(tables: list[Path]) -> Iterator[_Row]:
                         picture, code, group = shared
                         yield _Row(number, picture, caption, code, group)
                     number += 1
-            except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-                raise UserError(f"{table}: can't be read to its end ({error})") from None
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{table}: can't be read to its end ({error})") from None
 
 
 def example(root: Path) -> None:

@@ -22,6 +22,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from diptych.checkpoint import write_file
 from diptych.config import UserError
 from diptych.contracts import Encoding
 
@@ -51,7 +52,10 @@ def load(vocab: str) -> Subwords:
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"text.vocab: {path} is not a tokenizer.json of the tokenizers library ({error})") from None
         return Subwords(engine, str(path))
-    return wordpiece(path.read_text(encoding="utf-8").splitlines(), str(path))
+    try:
+        return wordpiece(path.read_text(encoding="utf-8").splitlines(), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"text.vocab: {path} is not a text in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def wordpiece(tokens: Sequence[str], name: str = "vocabulary") -> Subwords:
@@ -120,7 +124,7 @@ class Subwords:
 
     def save(self, path: Path) -> None:
         """A tokenizer.json, which `load` and transformers read."""
-        self._engine.save(str(path))
+        write_file(path, self._engine.to_str(pretty=True).encode())  # the library's own `save` raises bare Exception on a full disk
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_remembered": {}}  # what was remembered stays in its process

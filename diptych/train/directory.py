@@ -45,8 +45,9 @@ def locked(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
             raise UserError(f"{out}: another process is training here{f' ({holder})' if holder else ''}; use another --out")
         _open_here.add(place)
         try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()}\n".encode())
+            with complaints(f"{out}: cannot be written"):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()}\n".encode())
             yield
         finally:
             _open_here.discard(place)
@@ -82,6 +83,9 @@ def claim(
     config, result = out / "config.json", out / "result.json"
     if resume == "never" and (result.exists() or (out / "checkpoints").exists()):
         raise UserError(f"{out}: holds a run already; --resume auto goes on with it, or use another --out")
+    for name in ("checkpoints", "tensorboard"):
+        if (out / name).exists() and not (out / name).is_dir():
+            raise UserError(f"{out / name}: a directory is needed here, and there is a file")
     if result.exists():
         check_same(out, _read(config), asked)
         return _read(result), None
@@ -99,12 +103,15 @@ def claim(
 
 def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that was asked for differently."""
-    found = [line for line in differences(before["recipe"], now["recipe"]) if line.partition(":")[0] not in FREE]
+    try:
+        sources = [[{k: s[k] for k in ("samples", "weight", "sha256")} for s in of["sources"]] for of in (before, now)]
+        names = [", ".join(source["name"] for source in of["sources"]) for of in (before, now)]
+        found = [line for line in differences(before["recipe"], now["recipe"]) if line.partition(":")[0] not in FREE]
+    except (KeyError, TypeError):
+        raise UserError(f"{out / 'config.json'}: not as Diptych wrote it; use another --out") from None
     fixed = [{name: of.get(name) for name in FIXED_BESIDE_RECIPE} for of in (before, now)]
     found += differences(*fixed)
-    sources = [[{k: s[k] for k in ("samples", "weight", "sha256")} for s in of["sources"]] for of in (before, now)]
     if sources[0] != sources[1]:
-        names = [", ".join(source["name"] for source in of["sources"]) for of in (before, now)]
         found.append(f"data: {names[0]} there, {names[1]} here" + (" (same name, other content)" if names[0] == names[1] else ""))
     if found:
         raise UserError(f"{out}: holds a run of another configuration ({'; '.join(found[:5])}); use another --out")
@@ -122,5 +129,5 @@ def complaints(about: str) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable ({error})") from error

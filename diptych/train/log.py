@@ -52,7 +52,8 @@ class Journal:
     @contextmanager
     def open(self, step: int, about: Mapping[str, Any]) -> Iterator[None]:
         """Write and show from after `step` on."""
-        self.trackers = [_tracker(name, self.directory, step, about) for name in self.tracker_names]
+        for name in self.tracker_names:
+            self._try(lambda name=name: self.trackers.append(_tracker(name, self.directory, step, about)), name)
         if self.live is not None:
             self.live.start()
         try:
@@ -80,7 +81,7 @@ class Journal:
     def write(self, file: Path, record: Mapping[str, Any]) -> None:
         """One line of a .jsonl file."""
         if self.active:
-            line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+            line = (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="backslashreplace")  # see checkpoint.to_json
             self._try(lambda: append(file, line), str(file))
 
     def show(self, record: Mapping[str, float]) -> None:
@@ -156,7 +157,7 @@ def cut_after(file: Path, step: int) -> None:
             try:
                 if json.loads(line)["step"] > step:
                     break
-            except ValueError:
+            except (ValueError, KeyError, TypeError):
                 break
             kept += len(line)
         lines.truncate(kept)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ class Loop:
         self.optimizers = Optimizers(self.model, self.train)
         self.stepper = Stepper(self.model, self.optimizers, self.train, self.device, self.precision)
         self.progress = Progress()
-        self.saved_step = 0
+        self.saved_step = -1  # none; 0 is a state, too
 
     # ------------------------------------------------------------------------------------------------ the story
 
@@ -76,7 +77,7 @@ class Loop:
         items = self.stream.loader(self.progress.step * self.train.accumulate, self.workers, self.device.type == "cuda")
         self.watch = Stopwatch(self.progress.seconds)
         self._train_mode()
-        with StopRequest() as request:
+        with StopRequest() as request, self._told_of_lost_workers():
             while self.progress.step < self.train.steps:
                 fetched = self.fetch(items)
                 counts = self.announce(fetched, request)
@@ -126,7 +127,7 @@ class Loop:
         self._list_skipped(listed, outcome, batches)
         reason = f"{', '.join(outcome.not_finite)} not finite"
         self.journal.tell(f"step {self.progress.step} skipped: {reason}; its samples are in {listed}")
-        if self.progress.skipped_in_a_row == self.train.max_skipped:
+        if self.progress.skipped_in_a_row >= self.train.max_skipped:  # above: resumed within a burst, with a lower limit
             self.give_up(listed)
 
     def give_up(self, listed: Path) -> None:
@@ -212,6 +213,19 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------ small print
 
+    @contextmanager
+    def _told_of_lost_workers(self) -> Iterator[None]:
+        """torch raises it wherever the trainer stands when a loader process dies: mostly, the system took it for its memory."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"step {self.progress.step + 1}: a loader process was killed from outside; where memory is short, lower "
+                f"data.workers or data.image; {self._last_good()}, and the same command goes on"
+            ) from error
+
     def _is_due(self, every: int) -> bool:
         return self.progress.step % every == 0 or self.progress.step == self.train.steps
 
@@ -270,7 +284,8 @@ class Loop:
             return False
 
     def _last_good(self) -> str:
-        return f"the last good checkpoint is that of step {self.saved_step}" if self.saved_step else "there is no checkpoint yet"
+        step = self.saved_step
+        return "there is no checkpoint yet" if step < 0 else f"the last good checkpoint is that of step {step}"
 
 
 def _digest(tensor: Tensor) -> str:

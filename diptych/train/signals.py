@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM ask for an end after the step at hand; a further Ctrl-C leaves at once.
 
-A further SIGTERM does not: torchrun and batch systems may send one request twice, and who is impatient sends SIGKILL.
+For that, the first request gives Ctrl-C back to the operating system: Python would hear the second only between two calls into
+torch, of which one may last for minutes, or for ever where it waits for another process. A further SIGTERM does not: torchrun and
+batch systems may send one request twice, and who is impatient sends SIGKILL.
 """
 
 from __future__ import annotations
@@ -39,9 +41,8 @@ class StopRequest:
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            if signum == signal.SIGINT:
-                os._exit(128 + signum)
             return
         self.signum = signum
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if dist.is_first():
             os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")

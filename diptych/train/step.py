@@ -66,7 +66,7 @@ class Stepper:
                 buffer.copy_(before)
             self.model.discard_step()
         else:
-            dist.average(self.running)
+            dist.average([buffer for buffer in self.running if buffer.is_floating_point()])
             self.optimizers.step(step)
             with torch.no_grad():
                 self.model.after_step()
@@ -84,7 +84,11 @@ class Stepper:
         return terms
 
     def clip(self) -> float:
-        """The norm of the whole gradient before it is clipped."""
+        """The norm of the whole gradient before it is clipped.
+
+        Beyond 1.8e19 its square is more than fp32 holds, and it comes out infinite. Such a step is skipped, clipped or not: Adam
+        would keep squares of that size, and those weights would not move again.
+        """
         gradients = [parameter.grad for parameter in self.optimizers.params if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.train.clip is not None:
@@ -134,5 +138,5 @@ def check_counts(model: Trainable, terms: Mapping[str, LossTerm], batch: Batch) 
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """The buffers that a forward pass changes: what batch normalisation calls running_mean and running_var."""
-    return [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith("running_")]
+    """The buffers that a forward pass changes: torch's batch normalisation has running_mean, running_var, num_batches_tracked."""
+    return [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith(("running_", "num_batches_"))]

@@ -128,4 +128,4 @@ def test_one_broken_file_bars_one_purpose(tmp_path: Path):
     report = checked(tmp_path)
     assert report.usable == ["documents", "pretrain", "retrieval"]
     assert "; not for vqa: splits that cannot be read" in report.verdict
-    assert "not laid out as published (KeyError" in told(report)["splits that cannot be read"][0]
+    assert "_annotations.json:1: no 'question_type' here" in told(report)["splits that cannot be read"][0]

@@ -244,5 +244,5 @@ def test_karpathy_joins_restval_and_scores_five_captions(tmp_path: Path):
     with pytest.raises(UserError, match="no split 'val'; valid: test, train"):
         Karpathy.open(tmp_path, "val")
     path.write_text('{"images": [{"filename": "a.jpg"}]}')
-    with pytest.raises(UserError, match="not Karpathy's layout"):
+    with pytest.raises(UserError, match=r"dataset_coco\.json:1: no 'split' here; found: filename"):
         Karpathy.open(tmp_path, "train")
