@@ -300,7 +300,7 @@ def _put(value: Any, hint: Any, change: Change, depth: int, leaves: Sequence[str
     if kinds:
         value = {} if value is None else dict(value)
         if key == "kind" and depth + 1 == len(change.path) and "kind" in next(iter(kinds.values())).model_fields:
-            if change.value not in kinds:
+            if not isinstance(change.value, str) or change.value not in kinds:  # a list cannot even be looked up
                 where = ".".join(change.path)
                 raise UserError(f"{change.place}: {where} cannot be {change.value!r}{nearest(str(change.value), kinds)}")
             # What both kinds have stays as the preset set it; what only the old one knew goes.

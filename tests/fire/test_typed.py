@@ -51,6 +51,7 @@ BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{p: *a{n - 1}, q: *a{n - 1}}}
 @FEW
 @given(key=keys, value=values)
 @example(key="train.lr", value=".inf")
+@example(key="system.image.kind", value="[]")
 def test_a_setting_is_taken_or_refused(key: str, value: str):
     """What is taken can be saved, and read back as it was."""
     try:
