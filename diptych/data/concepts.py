@@ -80,3 +80,15 @@ def _side(own: list[str], place: int, split: str) -> list[str]:
         return own if split == "train" else []
     kept = int(Draw(0).integers("concepts/seen", np.array([place]), len(own))[0, 0])
     return [own[kept]] if split == "seen" else [picture for n, picture in enumerate(own) if n != kept]
+
+
+def example(root: Path) -> None:
+    """Three drawings of each of two things, in every table; so `train` has four and `seen` two."""
+    drawn = [(concept, f"{concept}-{artist}.jpg") for concept in ("cat", "boat") for artist in "abc"]
+    files.example_pictures(root / "images", [picture for _, picture in drawn])
+    (root / "wit").mkdir()
+    (root / "dataset.json").write_text('{"dataset": "names"}\n')
+    for split in ("train", "val", "test"):
+        with gzip.open(root / f"wit/{split}.tsv.gz", "wt", encoding="utf-8", newline="") as text:
+            table = csv.writer(text, delimiter="\t", lineterminator="\n")
+            table.writerows([("page_url", "image_url"), *((_PAGE + concept, picture) for concept, picture in drawn)])

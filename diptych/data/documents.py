@@ -109,4 +109,5 @@ def _documents(path: Path, problems: list[Problem]) -> Iterator[tuple[int, list[
 def example(root: Path) -> None:
     """Four documents of three sentences."""
     documents = [[f"the dog number {n} is red", "it sleeps", f"there are {n} pears beside it"] for n in range(4)]
+    root.mkdir(parents=True, exist_ok=True)
     (root / "train.txt").write_text("\n\n".join("\n".join(sentences) for sentences in documents) + "\n")

@@ -332,7 +332,11 @@ def table(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, 
 
 def text_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
     """(line number, line) of a UTF-8 file, byte order mark or not. A line in another encoding or without end becomes a problem."""
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:  # a link to itself, no permission
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
         for number in count(1):
             line = file.readline(_LONGEST_LINE)
             if not line:

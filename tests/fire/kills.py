@@ -50,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 
 import toy_run
-from test_every_system import SPECS, TOKENIZER, Case, Samples
+from test_every_system import SPECS, TOKENIZER, Case
 
 from diptych import checkpoint, dist
 from diptych.data.mixture import Source
@@ -110,7 +110,7 @@ def _system(out: Path, *, spec: str) -> None:
     case = Case(spec)
     steps = {"steps": 6, "batch_size": 4, "checkpoint_every": 2, "log_every": 1}
     recipe = case.recipe.model_copy(update={"train": case.recipe.train.model_copy(update=steps)})
-    pretrain(recipe, case.cls, [Source("samples", Samples())], out, tokenizer=TOKENIZER, trackers=(), quiet=True)
+    pretrain(recipe, case.cls, [Source("samples", case.samples)], out, tokenizer=TOKENIZER, trackers=(), quiet=True)
 
 
 def arms() -> dict[str, Arm]:

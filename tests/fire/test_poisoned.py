@@ -11,7 +11,7 @@ import pytest
 import torch
 import toy_run
 from safetensors.torch import load_file
-from test_every_system import SPECS, TOKENIZER, Case, Samples
+from test_every_system import SPECS, TOKENIZER, Case
 from toy_run import Toy, log_of, train
 
 from diptych import checkpoint
@@ -109,7 +109,7 @@ def test_no_state_of_any_system_moves_in_a_skipped_step(spec: str, tmp_path: Pat
 
     monkeypatch.setattr(case.cls, "forward", poisoned)
     with pytest.raises(UserError, match=r"2 steps in a row .* the state after step 0 saved"):
-        pretrain(recipe, case.cls, [Source("samples", Samples())], tmp_path, tokenizer=TOKENIZER, trackers=(), quiet=True)
+        pretrain(recipe, case.cls, [Source("samples", case.samples)], tmp_path, tokenizer=TOKENIZER, trackers=(), quiet=True)
     saved = checkpoint.newest(tmp_path / "checkpoints", pytest.fail)
     assert saved is not None and saved.step == 0
     for name, weight in checkpoint.weights_of(build_system(recipe, case.cls, TOKENIZER)).items():
