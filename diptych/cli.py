@@ -162,6 +162,7 @@ def finetune(
         system_name, preset, system = saved["system"], saved.get("preset"), find.system_class(saved["system"])
         before = find.recipe({**saved["recipe"], "task": None}, system_name)
         called = f"{name}-{start.resolve().name}"
+    find.suits(name, system_name)
     recipe = _resolved(module.finetuning(before), file, settings)
     out = out or Path("runs") / called
     specs = data or ["scenes"]
@@ -231,13 +232,19 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask about a picture, and see where the model looked."""
+    from diptych.config import UserError
+
     with _work(as_json) as say:
         from diptych.load import load
         from diptych.report.ask import ask_picture
 
         reply = load(source).ask(image, text)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4))
+        drawn = ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(drawn)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
         guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
         if reply.verb == "match" and text.rstrip().endswith("?"):

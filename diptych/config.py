@@ -54,6 +54,7 @@ class TextConfig(Config):
 
 
 Side = Annotated[int, Field(gt=0, le=16_384)]  # pixels
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ImageConfig(Config):
@@ -91,7 +92,7 @@ class TrainConfig(Config):
     schedule: Literal["linear", "cosine", "constant", "steps"] = "linear"
     milestones: tuple[float, ...] = ()  # shares of the steps after which "steps" multiplies the rate by `drop`
     drop: PositiveFloat = 0.1
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
     weight_decay: float = Field(default=0.01, ge=0)
     clip: PositiveFloat | None = 1.0  # global norm of the gradient
@@ -100,7 +101,7 @@ class TrainConfig(Config):
     freeze: tuple[str, ...] = ()  # prefixes of parameter names
     seed: int = 0
     checkpoint_every: PositiveInt = 500
-    validate_every: PositiveInt | None = None  # steps from one look at `val` to the next, while a task is trained
+    validate_every: PositiveInt | None = None  # steps from one look at `val` to the next
     validate_on: PositiveInt = 500  # its first so many samples
     log_every: PositiveInt = 50
 

@@ -130,7 +130,7 @@ class Found(NamedTuple):
 
 def system(spec: str) -> Found:
     """`vilt`, `vilt:small` or `my_lab.my_system:tiny`; without a preset, `small` (or the only one)."""
-    name, _, preset = spec.partition(":")
+    name, colon, preset = spec.partition(":")
     module = _module("systems", name)
     presets = {
         key: value
@@ -139,10 +139,23 @@ def system(spec: str) -> Found:
         and value.__module__ == module.__name__
         and value.__annotations__.get("return") in ("Recipe", Recipe)
     }
+    if colon and not preset:
+        raise UserError(f"{spec} names no preset; {name} has {', '.join(presets)}")
     chosen = preset or ("small" if "small" in presets else next(iter(presets), ""))
     if chosen not in presets:
         raise UserError(f"{name} has no preset '{preset}'{nearest(preset, presets)}")
     return Found(name, chosen, system_class(name), presets[chosen]())
+
+
+def suits(task: str, name: str) -> None:
+    """Refuse a task on a system that lacks what the task reads."""
+    from diptych.contracts import System
+
+    wanted = task_class(task).reads
+    if getattr(system_class(name), wanted) is getattr(System, wanted):
+        does = {"fuse": "bring words and pictures together", "see": "look at pictures"}[wanted]
+        able = [entry.name for entry in catalogue("systems").values() if wanted in entry.offers]
+        raise UserError(f"{task} needs a system that can {does}; {name} does not, these do: {', '.join(able)}")
 
 
 def system_class(name: str) -> type[System]:
@@ -215,7 +228,11 @@ def run(source: str | Path) -> Path | None:
     if path.is_dir():
         return path
     name = str(source)
-    if path.exists() or path.is_absolute() or name.startswith(("./", "../", "~", "runs/")) or name.count("/") > 1:
+    if path.exists():
+        raise UserError(
+            f"{source}: a file; a run is a directory" + (f": {path.parent}" if path.name == "model.safetensors" else "")
+        )
+    if path.is_absolute() or name.startswith(("./", "../", "~", "runs/")) or name.count("/") > 1:
         raise UserError(f"{source}: no such run directory{_near_path(path)}")
     if "/" not in name:
         return None

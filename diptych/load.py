@@ -226,6 +226,7 @@ class Model:
         kind = find.task_class(name)
         if self.task is not None or kind.needs_labels:
             raise self._cannot(f"be evaluated on {name}", name)
+        find.suits(name, self.about["system"])
         config = find.task(name).finetuning(self.recipe).task
         return kind(config, self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
