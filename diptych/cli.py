@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -86,7 +86,9 @@ Resuming = Annotated[
 @app.command()
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Everything in little, within 90 seconds.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Search the learning rates first.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The larger size, rates searched anew, all labels, other hinges. Long.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="By default runs/demo, or runs/demo-quick.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -214,12 +216,10 @@ def evaluate(
         about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
-            predictions.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_json(predictions, evaluation.predictions)
+            _put("--predictions", predictions, lambda: checkpoint.write_json(predictions, evaluation.predictions))
         if items:
-            items.parent.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in evaluation.items)
-            checkpoint.write_file(items, lines.encode())
+            _put("--items", items, lambda: checkpoint.write_file(items, lines.encode()))
         say(result, *_scores(result))
 
 
@@ -232,19 +232,13 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask about a picture, and see where the model looked."""
-    from diptych.config import UserError
-
     with _work(as_json) as say:
         from diptych.load import load
         from diptych.report.ask import ask_picture
 
         reply = load(source).ask(image, text)
         drawn = ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(drawn)
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+        _put("--out", out, lambda: out.write_bytes(drawn))
         guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
         if reply.verb == "match" and text.rstrip().endswith("?"):
@@ -351,7 +345,6 @@ def data_show(
 ) -> None:
     """Look at drawn pictures of a data set with their captions, boxes, questions and answers."""
     from diptych import find
-    from diptych.config import UserError
 
     with _work(as_json) as say:
         from diptych.report.samples import samples_page
@@ -359,11 +352,7 @@ def data_show(
         root, classes = find.recognised(place)
         shown, readers = _opened(classes, root, [split] if split else ["train", "all", "val", "test"])
         sheet = samples_page(place, shown, readers, n, seed)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(sheet, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+        _put("--out", out, lambda: out.write_text(sheet, encoding="utf-8"))
         say({"data": place, "split": shown, "readers": [*readers], "page": str(out)}, f"page: {out}")
 
 
@@ -508,6 +497,17 @@ def _only(sources: list[Mixed]) -> Mixed:
         names = [source.name for source in sources]
         raise UserError(f"--data: {len(names)} data sets are there; name one: {' or '.join(names)}")
     return sources[0]
+
+
+def _put(option: str, path: Path, write: Callable[[], object]) -> None:
+    """Write what an option names, making its folder; a place that cannot be written is the user's matter."""
+    from diptych.config import UserError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write()
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({error.strerror})") from None
 
 
 def _store(regions: Path | None) -> dict[str, str]:

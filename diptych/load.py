@@ -163,7 +163,8 @@ class Model:
             verb, guesses = "answer", self.answer(image, text, top)
         else:
             (yes,) = self.match(image, text)
-            verb, guesses = "match", [Guess("matches", yes), Guess("does not match", 1 - yes)]
+            both = [Guess("matches", yes), Guess("does not match", 1 - yes)]
+            verb, guesses = "match", sorted(both, key=lambda guess: -guess.probability)
         return Reply(verb, guesses, decode(_stored(image)), self.look(image, text))
 
     @torch.inference_mode()

@@ -83,6 +83,7 @@ def test_verbs_of_a_pretrained_system(place: Path):
     reply = model.ask(picture(place), "a red dog")
     assert reply.verb == "match"
     assert sum(guess.probability for guess in reply.guesses) == pytest.approx(1)
+    assert reply.guesses[0].probability >= reply.guesses[1].probability, "best first"
     with pytest.raises(UserError, match=r"cannot answer; `diptych finetune vqa --from .*base` gives a model that can"):
         model.answer(picture(place), "is it red?")
     with pytest.raises(UserError, match=r"no \[MASK\] in it"):
