@@ -383,10 +383,13 @@ class System(Trainable):
         """Encode each distinct picture of the batch once."""
         raise NotImplementedError(f"{type(self).__name__} does not offer `see`")
 
-    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
+    def fuse(
+        self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None, read_BV: Tensor | None = None
+    ) -> Fused:
         """Encode rows jointly. `visual` spares the pictures' encoding where one set of pictures meets many texts.
 
-        `read_BT`: the only text positions whose states will be read, beside [CLS]; a system may leave the others at zero.
+        `read_BT`: the only text positions whose states will be read, beside [CLS]; with it, `read_BV` ([B, V] or [B, 1]): the only
+        visual tokens, none if left out. A system may leave all others at zero.
         """
         raise NotImplementedError(f"{type(self).__name__} does not offer `fuse`")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,16 +25,20 @@ def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return x ^ (x >> np.uint64(31))
 
 
+@lru_cache(maxsize=1024)
+def _stream(seed: int, purpose: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "little"))
+
+
 @dataclass(frozen=True)
 class Draw:
     seed: int
 
     def bits(self, purpose: str, index_B: ArrayLike, width: int = 1) -> NDArray[np.uint64]:
         """[B, width] 64-bit words: word j of row i depends on (seed, purpose, index_B[i], j) alone."""
-        stream = int.from_bytes(hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()[:8], "little")
         index = np.atleast_1d(np.asarray(index_B)).astype(np.uint64)
         with np.errstate(over="ignore"):
-            row_B1 = mix64(index * _GOLDEN + np.uint64(stream))[:, None]
+            row_B1 = mix64(index * _GOLDEN + _stream(self.seed, purpose))[:, None]
             return mix64(row_B1 + np.arange(1, width + 1, dtype=np.uint64) * _GOLDEN)
 
     def uniform(self, purpose: str, index_B: ArrayLike, width: int = 1) -> NDArray[np.float64]:

@@ -135,14 +135,14 @@ class Collate:
         something quite different looks like. Where neither is there, the encoding has no tokens at all and the row of
         `Batch.false_text` is masked out.
         """
+        is_foreign_B = draw.uniform("foreign", row_B)[:, 0] < self.data.foreign
+        lot_B = draw.uniform("false text", row_B)[:, 0].tolist()
         chosen = []
-        for (i, place), row in zip(rows, row_B.tolist(), strict=True):
-            text = samples[i].false_texts[place] if samples[i].false_texts else ""
-            if self.data.foreign and draw.uniform("foreign", row)[0, 0] < self.data.foreign:
-                text = ""
+        for (i, place), is_foreign, lot in zip(rows, is_foreign_B.tolist(), lot_B, strict=True):
+            text = samples[i].false_texts[place] if samples[i].false_texts and not is_foreign else ""
             if not text and others is not None:
                 foreign = next((left for other in others[i] if (left := foreign_texts(samples[i], other))), None)
-                text = foreign[draw.integers("false text", row, len(foreign))[0, 0]] if foreign else ""
+                text = foreign[int(lot * len(foreign))] if foreign else ""
             chosen.append(self._encode(text) if text else NOTHING)
         return chosen
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from functools import cached_property
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Concepts:
                     own = drawings.setdefault(concept, [])
                     if "+" not in concept and row["image_url"] not in own:
                         own.append(row["image_url"])
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, KeyError) as error:
             raise UserError(f"{self._table}: not a table of the embedded names ({error!r})") from None
         if _TABLE[split] == "train":
             drawings = {concept: _side(own, place, split) for place, (concept, own) in enumerate(sorted(drawings.items()))}

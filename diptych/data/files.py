@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -240,10 +240,19 @@ class _Window:
         return self.lines + self.text.count("\n", 0, self.at)
 
 
+NUMBER = int | float
+
+
 def amiss(value: Any, shape: Any, name: str = "") -> str:
-    """What keeps a value from having a shape (see `elements`), or nothing."""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
+    """What keeps a value from having a shape (see `elements`), or nothing. Millions pass here: what is right leaves early."""
+    kind = type(value)
+    if shape is object or (shape is str and kind is str):
+        return ""
+    if kind is int and shape in _WHOLE and -_LARGEST < value < _LARGEST:
+        return ""
+    form = type(shape)
+    if form is dict:
+        if kind is not dict:
             return _not(value, "an object {...}", name)
         for key, inner in shape.items():
             field = key.removesuffix("?")
@@ -254,20 +263,20 @@ def amiss(value: Any, shape: Any, name: str = "") -> str:
             if said := amiss(value[field], inner, f"{name}.{field}" if name else field):
                 return said
         return ""
-    if isinstance(shape, list | tuple):
-        if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
-            return _not(value, f"a list of {len(shape)}" if isinstance(shape, tuple) else "a list", name)
-        shapes = shape if isinstance(shape, tuple) else shape * len(value)
-        return next((said for one, inner in zip(value, shapes, strict=True) if (said := amiss(one, inner, name))), "")
-    if shape is object:
+    if form is list or form is tuple:
+        if kind is not list or (form is tuple and len(value) != len(shape)):
+            return _not(value, f"a list of {len(shape)}" if form is tuple else "a list", name)
+        for one, inner in zip(value, shape if form is tuple else repeat(shape[0]), strict=form is tuple):
+            if said := amiss(one, inner, name):
+                return said
         return ""
-    is_number = isinstance(value, int | float)
-    if not isinstance(value, shape) or isinstance(value, bool) or (is_number and not -_LARGEST < value < _LARGEST):
+    is_number = isinstance(value, NUMBER)
+    if not isinstance(value, shape) or kind is bool or (is_number and not -_LARGEST < value < _LARGEST):
         return _not(value, _KINDS.get(shape, "of another kind"), name)
     return ""
 
 
-NUMBER = int | float
+_WHOLE = (int, NUMBER, int | str, int | None)
 _KINDS = {int: "a whole number", str: "a text", NUMBER: "a number", int | str: "a number or a text", int | None: "a number or null"}
 
 

@@ -31,7 +31,7 @@ from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
 from diptych.nn.attention import Attention, is_recording, multi_head
 from diptych.nn.head import First, Pooler
-from diptych.nn.packing import Benches, Packing
+from diptych.nn.packing import Benches, Packing, Some
 from diptych.nn.place import Place
 from diptych.nn.transformer import FeedForward, initialise
 
@@ -84,9 +84,15 @@ class DualStream(nn.Module):
         self.pooler = Pooler(width) if config.pooler else First()
 
     def forward(
-        self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor, read_BT: Tensor | None = None
+        self,
+        text_BTD: Tensor,
+        text_mask_BT: Tensor,
+        visual: Visual,
+        image_of_BN: Tensor,
+        read_BT: Tensor | None = None,
+        read_BV: Tensor | None = None,
     ) -> Fused:
-        """`read_BT`: the text positions whose states are wanted, beside [CLS]; the last layer is computed for those alone."""
+        """`read_BT`: as in `System.fuse`; the text's last layer is computed for those alone. `read_BV` saves nothing yet."""
         pictures = image_of_BN.shape[1]
         if pictures > self.config.pictures:
             places = self.config.pictures
@@ -106,20 +112,20 @@ class DualStream(nn.Module):
             source = Source(visual.token_IVD, visual.token_IVD + place_IVD, visual.mask_IV)
             looking = Benches.of(image_of_BN[text.row_P, 0], len(visual.mask_IV))
         own_image = image.benches(by_length) if self.image_layers is not None else own
-        read_R = None
+        read = None
         if read_BT is not None:
             is_first_T = torch.arange(read_BT.shape[1], device=read_BT.device) == 0
-            read_R = text.which(read_BT | is_first_T)
+            read = text.which(read_BT | is_first_T)
         last, middle_PD = len(self.text_layers) - 1, text_PD
         for n, layer in enumerate(self.text_layers):
             middle_PD = text_PD
-            text_PD = layer(text_PD, own, source, looking, read_R if n == last else None)
+            text_PD = layer(text_PD, own, source, looking, read if n == last else None)
             if self.image_layers is not None:
                 words_BTD = text.unpack(middle_PD)
                 image_QD = self.image_layers[n](image_QD, own_image, Source(words_BTD, words_BTD, text_mask_BT), own_image)
                 image_BVD = image.unpack(image_QD)
                 source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
-        text_BTD = (text if read_R is None else text.only(read_R)).unpack(self.text_norm(text_PD))
+        text_BTD = (text if read is None else text.only(read)).unpack(self.text_norm(text_PD))
         if self.image_final_norm is not None:
             image_BVD = self.image_final_norm(image_BVD)
         pooled_BD, middle_BTD = self.pooler(text_BTD), text.unpack(middle_PD)
@@ -139,15 +145,15 @@ class StreamLayer(nn.Module):
         self.ffn = FeedForward(width, int(width * config.ffn_ratio))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_PD: Tensor, own: Benches, source: Source, looking: Benches, read_R: Tensor | None = None) -> Tensor:
+    def forward(self, x_PD: Tensor, own: Benches, source: Source, looking: Benches, read: Some | None = None) -> Tensor:
         """Packed tokens that sit on `own` benches among themselves and on `looking` ones before the source.
 
-        [R, D] of the tokens that `read_R` names, or [P, D] of all.
+        [R, D] of the tokens that `read` names, or [P, D] of all.
         """
-        reading = None if read_R is None else own.reading(read_R)
-        seen_RD = self.attention.packed(self.attention_norm(x_PD), own, read_R, reading)
-        if read_R is not None:
-            x_PD, looking = x_PD[read_R], looking.reading(read_R)
+        reading = None if read is None else own.reading(read)
+        seen_RD = self.attention(self.attention_norm(x_PD), own, read, reading)
+        if read is not None:
+            x_PD, looking = read.of_list(x_PD), looking.reading(read)
         x_PD = x_PD + self.dropout(seen_RD)
         x_PD = x_PD + self.dropout(self.look(self.look_norm(x_PD), source, looking))
         return x_PD + self.dropout(self.ffn(self.ffn_norm(x_PD)))

@@ -35,15 +35,26 @@ class SingleStream(nn.Module):
         self.modality.apply(initialise)
 
     def forward(
-        self, text_BTD: Tensor, text_mask_BT: Tensor, visual: Visual, image_of_BN: Tensor, read_BT: Tensor | None = None
+        self,
+        text_BTD: Tensor,
+        text_mask_BT: Tensor,
+        visual: Visual,
+        image_of_BN: Tensor,
+        read_BT: Tensor | None = None,
+        read_BV: Tensor | None = None,
     ) -> Fused:
-        """`read_BT` saves nothing here: all states are computed."""
+        """`read_BT`, `read_BV`: as in `System.fuse`; the last layer is computed for those alone."""
         pictures, places = image_of_BN.shape[1], self.modality.num_embeddings - 1
         if pictures > places:
             raise UserError(f"rows of {pictures} pictures, but a hinge for {places}: set system.fusion.pictures={pictures}")
         rows = of_rows(visual, image_of_BN)
         text_BTD = text_BTD + self.modality.weight[0]
         image_BVD = rows.token_BVD + self.modality(rows.slot_BV + 1)
-        both = self.encoder(torch.cat([text_BTD, image_BVD], 1), torch.cat([text_mask_BT, rows.mask_BV], 1))
+        read = None
+        if read_BT is not None:
+            is_first_T = torch.arange(read_BT.shape[1], device=read_BT.device) == 0
+            image_BV = torch.zeros_like(rows.mask_BV) if read_BV is None else read_BV.expand_as(rows.mask_BV)
+            read = torch.cat([read_BT | is_first_T, image_BV], 1)
+        both = self.encoder(torch.cat([text_BTD, image_BVD], 1), torch.cat([text_mask_BT, rows.mask_BV], 1), read)
         text_BTD, image_BVD = both.split([text_BTD.shape[1], image_BVD.shape[1]], 1)
         return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, self.pooler(text_BTD))

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.config import UserError
-from diptych.nn.packing import Benches
+from diptych.nn.packing import Benches, Some
 
 
 class Seen(NamedTuple):
@@ -90,7 +90,7 @@ def multi_head(
 
 
 class Attention(nn.Module):
-    """Self-attention, or cross-attention where a source of keys and values is given."""
+    """Self-attention of packed tokens among those on their bench."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -100,30 +100,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)  # rows: query, key, value; one product where all three read the same tokens
         self.out = nn.Linear(width, width)
 
-    def forward(
-        self, x_BTD: Tensor, mask: Tensor | None = None, source_BSD: Tensor | None = None, source_mask_BS: Tensor | None = None
-    ) -> Tensor:
-        """`mask` of the keys: [B, S], or [B, T, S] where it differs by query. With a source, its own mask is used instead."""
-        width = x_BTD.shape[-1]
-        if source_BSD is None:
-            q, k, v = self.qkv(x_BTD).chunk(3, -1)
-        else:
-            q = F.linear(x_BTD, self.qkv.weight[:width], self.qkv.bias[:width])
-            k, v = F.linear(source_BSD, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, -1)
-            mask = source_mask_BS
-        return self.out(multi_head(self, self.heads, q, k, v, mask, self.dropout if self.training else 0.0))
-
-    def packed(self, x_PD: Tensor, benches: Benches, read_R: Tensor | None = None, reading: Benches | None = None) -> Tensor:
-        """Self-attention of packed tokens among those on their bench: [P, D]; or [R, D] of the tokens `read_R` names.
-
-        `reading`: `benches.reading(read_R)`.
-        """
+    def forward(self, x_PD: Tensor, benches: Benches, read: Some | None = None, reading: Benches | None = None) -> Tensor:
+        """[P, D]; or [R, D] of the tokens that `read` names, with `reading = benches.reading(read)`."""
         dropout, width = self.dropout if self.training else 0.0, x_PD.shape[-1]
-        asking = benches if reading is None else reading
-        if read_R is None:
+        if read is None or reading is None:
+            asking = benches
             query_RD, pair_PD = self.qkv(x_PD).split([width, 2 * width], -1)
         else:
-            query_RD = F.linear(x_PD[read_R], self.qkv.weight[:width], self.qkv.bias[:width])
+            asking = reading
+            query_RD = F.linear(read.of_list(x_PD), self.qkv.weight[:width], self.qkv.bias[:width])
             pair_PD = F.linear(x_PD, self.qkv.weight[width:], self.qkv.bias[width:])
         parts = []
         for here, ask in zip(benches.groups, asking.groups, strict=True):

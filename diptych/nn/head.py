@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.nn.packing import at_length
 from diptych.nn.transformer import initialise
 
 
@@ -43,14 +44,18 @@ class MLMHead(nn.Module):
         self.bias = None if plain else nn.Parameter(torch.zeros(vocab_size))
         self.apply(initialise)
 
-    def forward(self, x_PD: Tensor, word_KD: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, word_KD: Tensor | None = None) -> Tensor:
         """[..., K] logits. `word_KD`: the word embeddings, for a tied decoder."""
         weight_KD = word_KD if self.decoder is None else self.decoder.weight
         if weight_KD is None:
             raise ValueError("a tied masked-word head needs the word embeddings: head(x, embedding.weight)")
-        if self.dense is not None and self.norm is not None:
-            x_PD = self.norm(F.gelu(self.dense(x_PD)))
-        return F.linear(x_PD, weight_KD, self.bias)
+
+        def logits(x_PD: Tensor) -> Tensor:
+            if self.dense is not None and self.norm is not None:
+                x_PD = self.norm(F.gelu(self.dense(x_PD)))
+            return F.linear(x_PD, weight_KD, self.bias)
+
+        return at_length(logits, x)
 
 
 class MLP(nn.Module):

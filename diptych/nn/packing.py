@@ -8,15 +8,56 @@ picture all tokens of all rows that share it, so that its keys and values are ne
 length stand together, so one long text among short ones does not make all benches long. Exact: a token's result is what it would
 be in its own padded row.
 
+No two batches have as many real tokens, and that is dear where shapes are compiled: on CPUs oneDNN multiplies bf16, and takes 0.5
+to 7 ms for a shape that it has not met, 5 to 25 times as long as for the product. So lists, benches and seats come in few lengths
+(`rounded`): a list goes on with its first token again, a bench with empty seats, and what is computed for those is never read.
+
 Letters: P packed tokens, S benches, N seats of a bench, G tokens of a group of benches, R tokens that are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+STEPS_OF_LISTS, STEPS_OF_BENCHES = 16, 8  # lengths between n and 2 n: 3 % of a list are spare on average, 6 % of seats
+
+
+def rounded(length: int, steps: int = STEPS_OF_LISTS) -> int:
+    """`length`, or the next of few: at most `steps` of them between one power of two and the next, and all divisible by 4."""
+    unit = max((1 << length.bit_length()) // (2 * steps), 4)
+    return -(-length // unit) * unit
+
+
+def at_length(work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`work` on tokens [..., D], done at a length that recurs: for heads, which see as many tokens as happen to be asked about."""
+    x_PD = x.reshape(-1, x.shape[-1])
+    done_PK = work(F.pad(x_PD, (0, 0, 0, rounded(len(x_PD)) - len(x_PD))))[: len(x_PD)]
+    return done_PK.reshape(*x.shape[:-1], done_PK.shape[-1])
+
+
+class Some(NamedTuple):
+    """Which tokens of a list: `real` of them, then the first again up to a length that recurs."""
+
+    index_R: Tensor  # int64
+    real: int
+
+    @staticmethod
+    def of(index_R: Tensor) -> Some:
+        real = len(index_R)
+        return Some(torch.cat([index_R, index_R[:1].expand(rounded(real) - real)]), real)
+
+    def of_list(self, x_PD: Tensor) -> Tensor:
+        """[R, D]"""
+        return x_PD.index_select(0, self.index_R)
+
+    def back(self, x_RD: Tensor, length: int) -> Tensor:
+        """[length, D] with the real ones where they came from; the rest is zero."""
+        return x_RD.new_zeros(length, *x_RD.shape[1:]).index_copy(0, self.index_R[: self.real], x_RD[: self.real])
 
 
 class Group(NamedTuple):
@@ -39,11 +80,11 @@ class Group(NamedTuple):
 
 
 class Benches(NamedTuple):
-    """Where packed tokens sit, group by group; every token sits once."""
+    """Where packed tokens sit, group by group; every real token sits once."""
 
-    bench_P: Tensor  # int64, the bench that each token sits on
+    bench_P: Tensor  # int64, the bench that each real token sits on
     groups: tuple[Group, ...]
-    back_P: Tensor  # int64: the tokens' places in the groups laid one after the other
+    back: Some  # the tokens' places in the groups laid one after the other
 
     @staticmethod
     def of(bench_P: Tensor, benches: int) -> Benches:
@@ -55,23 +96,30 @@ class Benches(NamedTuple):
             is_here_S = (class_S == octave) & (count_S > 0)
             token_G = is_here_S[bench_P].nonzero()[:, 0]
             local_S = is_here_S.cumsum(0) - 1
-            groups.append(_group(token_G, is_here_S.nonzero()[:, 0], local_S[bench_P[token_G]]))
-        return Benches(bench_P, tuple(groups), torch.cat([g.token_G for g in groups]).argsort() if groups else bench_P)
+            bench_S = is_here_S.nonzero()[:, 0]
+            spare_S = bench_S[:1].expand(rounded(len(bench_S), STEPS_OF_BENCHES) - len(bench_S))
+            groups.append(_group(token_G, torch.cat([bench_S, spare_S]), local_S[bench_P[token_G]]))
+        groups = groups or [_group(bench_P, bench_P.new_zeros(1), bench_P)]  # nobody anywhere: one bench, empty
+        return Benches(bench_P, tuple(groups), _back(groups))
 
-    def reading(self, read_R: Tensor) -> Benches:
-        """Only the tokens that `read_R` names, on the same groups of benches, without gaps; `token_G` counts among the R."""
-        place_P = torch.full_like(self.bench_P, -1).index_copy(0, read_R, torch.arange(len(read_R), device=read_R.device))
+    def reading(self, read: Some) -> Benches:
+        """Only the tokens that `read` names, on the same groups of benches, without gaps; `token_G` counts among the read."""
+        read_R = read.index_R[: read.real]
+        place_P = torch.full_like(self.bench_P, -1).index_copy(0, read_R, torch.arange(read.real, device=read_R.device))
         groups = []
         for group in self.groups:
             is_read_G = place_P[group.token_G] >= 0
             local_G = group.seat_G[is_read_G] // group.mask_SN.shape[1]
-            read = _group(place_P[group.token_G[is_read_G]], group.bench_S, local_G)
-            groups.append(read)
-        return Benches(self.bench_P[read_R], tuple(groups), torch.cat([g.token_G for g in groups]).argsort())
+            groups.append(_group(place_P[group.token_G[is_read_G]], group.bench_S, local_G))
+        return Benches(self.bench_P[read_R], tuple(groups), _back(groups))
 
     def gather(self, parts: list[Tensor]) -> Tensor:
         """[P, D] from what each group gave."""
-        return torch.cat(parts).index_select(0, self.back_P)
+        return self.back.of_list(torch.cat(parts))
+
+
+def _back(groups: list[Group]) -> Some:
+    return Some.of(torch.cat([group.token_G for group in groups]).argsort())
 
 
 def _group(token_G: Tensor, bench_S: Tensor, local_G: Tensor) -> Group:
@@ -81,45 +129,44 @@ def _group(token_G: Tensor, bench_S: Tensor, local_G: Tensor) -> Group:
     first_S = count_S.cumsum(0) - count_S
     place_G = torch.empty_like(local_G)
     place_G[order_G] = torch.arange(len(local_G), device=local_G.device) - first_S[local_G[order_G]]
-    width = max(int(count_S.max()), 1)
+    width = rounded(max(int(count_S.max()), 1), STEPS_OF_BENCHES)
     return Group(token_G, bench_S, local_G * width + place_G, torch.arange(width, device=local_G.device) < count_S[:, None])
 
 
 class Packing(NamedTuple):
     """Between padded rows and packed tokens."""
 
-    place_P: Tensor  # int64, row * T + position
+    place: Some  # row * T + position
     mask_BT: Tensor
 
     @staticmethod
     def of(mask_BT: Tensor) -> Packing:
-        return Packing(mask_BT.flatten().nonzero()[:, 0], mask_BT)
+        return Packing(Some.of(mask_BT.flatten().nonzero()[:, 0]), mask_BT)
 
     @property
     def row_P(self) -> Tensor:
-        return self.place_P // self.mask_BT.shape[1]
+        """Of the real tokens."""
+        return self.place.index_R[: self.place.real] // self.mask_BT.shape[1]
 
     def benches(self, by_length: bool = True) -> Benches:
         """Each row its own bench. Without `by_length` all rows are one group, padded as they were."""
         if by_length:
             return Benches.of(self.row_P, len(self.mask_BT))
-        device = self.place_P.device
-        token_P, row_B = torch.arange(len(self.place_P), device=device), torch.arange(len(self.mask_BT), device=device)
-        return Benches(self.row_P, (Group(token_P, row_B, self.place_P, self.mask_BT),), token_P)
+        place_P, device = self.place.index_R[: self.place.real], self.mask_BT.device
+        token_P, row_B = torch.arange(len(place_P), device=device), torch.arange(len(self.mask_BT), device=device)
+        return Benches(self.row_P, (Group(token_P, row_B, place_P, self.mask_BT),), Some.of(token_P))
 
     def pack(self, x_BTD: Tensor) -> Tensor:
         """[P, D]"""
-        return x_BTD.flatten(0, 1).index_select(0, self.place_P)
+        return self.place.of_list(x_BTD.flatten(0, 1))
 
     def unpack(self, x_PD: Tensor) -> Tensor:
         """[B, T, D]; zero in the padding."""
-        rows, length = self.mask_BT.shape
-        padded = x_PD.new_zeros(rows * length, *x_PD.shape[1:]).index_copy(0, self.place_P, x_PD)
-        return padded.unflatten(0, (rows, length))
+        return self.place.back(x_PD, self.mask_BT.numel()).unflatten(0, tuple(self.mask_BT.shape))
 
-    def which(self, is_meant_BT: Tensor) -> Tensor:
-        """[R] which of the packed tokens are meant."""
-        return is_meant_BT.flatten()[self.place_P].nonzero()[:, 0]
+    def which(self, is_meant_BT: Tensor) -> Some:
+        """Which of the packed tokens are meant."""
+        return Some.of(is_meant_BT.flatten()[self.place.index_R[: self.place.real]].nonzero()[:, 0])
 
-    def only(self, index_R: Tensor) -> Packing:
-        return Packing(self.place_P[index_R], self.mask_BT)
+    def only(self, some: Some) -> Packing:
+        return Packing(Some(self.place.index_R[some.index_R], some.real), self.mask_BT)

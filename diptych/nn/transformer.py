@@ -3,8 +3,9 @@
     pre:   x = x + part(norm(x)), one more norm at the very end
     post:  x = norm(x + part(x))
 
-The parts of a layer: self-attention; attention to a second source, if the layer has it; a two-layer perceptron with exact GELU.
-Dropout acts on what each part adds and, by its own rate, on the attention probabilities.
+The parts of a layer: self-attention and a two-layer perceptron with exact GELU. Dropout acts on what each part adds and, by its own
+rate, on the attention probabilities. Nothing is computed on padding (nn/packing.py), and the last layer answers only for the
+tokens that somebody reads: masked words and [CLS], most often.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from diptych import config
-from diptych.nn.attention import Attention
+from diptych.nn.attention import Attention, is_recording
+from diptych.nn.packing import Benches, Packing, Some
 
 
 def initialise(module: nn.Module) -> None:
@@ -47,33 +49,24 @@ class Layer(nn.Module):
         dropout: float = Field(default=0.1, ge=0, lt=1)
         attention_dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    def __init__(self, config: Config, width: int, cross: bool = False):
+    def __init__(self, config: Config, width: int):
         super().__init__()
         self.is_pre = config.norm == "pre"
         self.attention_norm = nn.LayerNorm(width, config.eps)
         self.attention = Attention(width, config.heads, config.attention_dropout)
-        if cross:
-            self.cross_norm = nn.LayerNorm(width, config.eps)
-            self.cross = Attention(width, config.heads, config.attention_dropout)
-        self.has_cross = cross
         self.ffn_norm = nn.LayerNorm(width, config.eps)
         self.ffn = FeedForward(width, int(width * config.ffn_ratio))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x_BTD: Tensor, mask: Tensor | None = None, source_BSD: Tensor | None = None, source_mask_BS: Tensor | None = None
-    ) -> Tensor:
-        """`mask` as in `Attention`. A layer built with `cross` needs a source, one built without has no use for it."""
-        drop = self.dropout
+    def forward(self, x_PD: Tensor, benches: Benches, read: Some | None = None) -> Tensor:
+        """Packed tokens among those on their bench: [P, D], or [R, D] of the tokens that `read` names."""
+        reading = None if read is None else benches.reading(read)
+        attended = self.attention(self.attention_norm(x_PD) if self.is_pre else x_PD, benches, read, reading)
+        x_PD = (x_PD if read is None else read.of_list(x_PD)) + self.dropout(attended)
         if self.is_pre:
-            x_BTD = x_BTD + drop(self.attention(self.attention_norm(x_BTD), mask))
-            if self.has_cross:
-                x_BTD = x_BTD + drop(self.cross(self.cross_norm(x_BTD), None, source_BSD, source_mask_BS))
-            return x_BTD + drop(self.ffn(self.ffn_norm(x_BTD)))
-        x_BTD = self.attention_norm(x_BTD + drop(self.attention(x_BTD, mask)))
-        if self.has_cross:
-            x_BTD = self.cross_norm(x_BTD + drop(self.cross(x_BTD, None, source_BSD, source_mask_BS)))
-        return self.ffn_norm(x_BTD + drop(self.ffn(x_BTD)))
+            return x_PD + self.dropout(self.ffn(self.ffn_norm(x_PD)))
+        x_PD = self.attention_norm(x_PD)
+        return self.ffn_norm(x_PD + self.dropout(self.ffn(x_PD)))
 
 
 class Transformer(nn.Module):
@@ -82,15 +75,19 @@ class Transformer(nn.Module):
     class Config(Layer.Config):
         layers: PositiveInt = 12
 
-    def __init__(self, config: Config, width: int, cross: bool = False):
+    def __init__(self, config: Config, width: int):
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config, width, cross) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, width) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width, config.eps) if config.norm == "pre" else nn.Identity()
         self.apply(initialise)
 
-    def forward(
-        self, x_BTD: Tensor, mask: Tensor | None = None, source_BSD: Tensor | None = None, source_mask_BS: Tensor | None = None
-    ) -> Tensor:
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, mask, source_BSD, source_mask_BS)
-        return self.norm(x_BTD)
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor, read_BT: Tensor | None = None) -> Tensor:
+        """[B, T, D], zero in the padding. `read_BT`: the only states that are wanted; others come out zero."""
+        packing = Packing.of(mask_BT)
+        by_length = not is_recording()  # what is recorded is told row by row
+        benches, x_PD = packing.benches(by_length), packing.pack(x_BTD)
+        for layer in self.layers[:-1]:
+            x_PD = layer(x_PD, benches)
+        read = None if read_BT is None or not by_length else packing.which(read_BT)
+        x_PD = self.layers[-1](x_PD, benches, read)
+        return (packing if read is None else packing.only(read)).unpack(self.norm(x_PD))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych import config
 from diptych.contracts import Batch, Fused, LossTerm
 from diptych.draw import Draw
+from diptych.nn.packing import at_length
 from diptych.nn.transformer import initialise
 from diptych.objectives import example_rows, hidden_regions
 
@@ -46,7 +47,7 @@ class MRFR(nn.Module):
         if weight_DF is None:
             raise ValueError("a tied feature head needs the matrix that embeds features: mrfr(fused, batch, image.feature.weight)")
         state_PD = hidden_regions.states("mrfr", fused, batch)
-        found_PF = F.linear(self.norm(F.gelu(self.dense(state_PD))), weight_DF.T, self.bias).float()
+        found_PF = at_length(lambda x_PD: F.linear(self.norm(F.gelu(self.dense(x_PD))), weight_DF.T, self.bias), state_PD).float()
         feature_PF, _ = hidden_regions.targets("mrfr", batch)
         return LossTerm((found_PF - feature_PF).square().mean(1).sum(), batch.counts["mrfr"], self.config.weight)
 

@@ -29,6 +29,7 @@ from diptych import config
 from diptych.config import UserError
 from diptych.contracts import IGNORE, Batch, Box, Images, LossTerm, Reader, Regions, Sample, Tokenizer, Visual
 from diptych.nn.box import coverage
+from diptych.nn.packing import at_length
 from diptych.nn.transformer import initialise
 from diptych.objectives import example_rows
 
@@ -152,7 +153,7 @@ class Naming(nn.Module):
             i_P, r_P = (name_IR != IGNORE).nonzero(as_tuple=True)
             share_P = 1 / (name_IR != IGNORE).sum(1)[i_P].float()
             x_PD = self.pooled(visual)[i_P]
-        logits_PK = self.logits(x_PD, word_KD).float()
+        logits_PK = at_length(lambda x_PD: self.logits(x_PD, word_KD), x_PD).float()
         name_PK, attribute_PK = logits_PK.split([len(self.config.names), len(self.config.attributes)], 1)
         label_P, has_PK = name_IR[i_P, r_P], attribute_IRK[i_P, r_P].float()
         loss_P = F.cross_entropy(name_PK, label_P, reduction="none")

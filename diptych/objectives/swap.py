@@ -22,6 +22,7 @@ from torch import nn
 from diptych import config
 from diptych.contracts import IGNORE, Batch, Fused, LossTerm
 from diptych.draw import Draw
+from diptych.nn.packing import at_length
 from diptych.nn.transformer import initialise
 from diptych.objectives import example_rows
 
@@ -49,7 +50,7 @@ class Swap(nn.Module):
         label_BT = batch.labels["itm_swapped"]
         is_asked_BT = label_BT != IGNORE
         state_BTD = fused.text_BTD if fused.middle_BTD is None else fused.middle_BTD
-        logit_P = self.head(self.norm(state_BTD[is_asked_BT]))[:, 0].float()
+        logit_P = at_length(lambda x_PD: self.head(self.norm(x_PD)), state_BTD[is_asked_BT])[:, 0].float()
         label_P = label_BT[is_asked_BT].float()
         is_swapped_P = label_P > 0
         found = ((logit_P.detach() > 0) & is_swapped_P).sum()

@@ -24,12 +24,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from diptych import config
 from diptych.config import DataConfig, PairsConfig, Recipe, TextConfig, TrainConfig
-from diptych.contracts import Batch, Fused, LossTerm, System, Tokenizer
+from diptych.contracts import IGNORE, Batch, Fused, LossTerm, System, Tokenizer
 from diptych.draw import Draw
 from diptych.nn.head import Pooler
 from diptych.nn.transformer import Transformer
@@ -66,8 +67,11 @@ class BERT(System):
         batch = self.nsp.corrupt(batch, draw) if self.nsp else batch
         return self.mlm.corrupt(batch, draw) if self.mlm else batch
 
-    def read(self, batch: Batch) -> Fused:
-        text_BTD = self.fusion["encoder"](self.text(batch.text_BT, batch.segment_BT), batch.text_mask_BT)
+    def read(self, batch: Batch, read_BT: Tensor | None = None) -> Fused:
+        """`read_BT`: the only states that are wanted, beside [CLS]."""
+        if read_BT is not None:
+            read_BT = read_BT | (torch.arange(read_BT.shape[1], device=read_BT.device) == 0)
+        text_BTD = self.fusion["encoder"](self.text(batch.text_BT, batch.segment_BT), batch.text_mask_BT, read_BT)
         rows = len(batch)
         return Fused(
             text_BTD,
@@ -80,7 +84,7 @@ class BERT(System):
         )
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        fused = self.read(batch)
+        fused = self.read(batch, batch.labels["mlm"] != IGNORE if self.mlm else torch.zeros_like(batch.text_mask_BT))
         losses = {}
         if self.mlm:
             losses["mlm"] = self.mlm(fused, batch, self.text.word.weight)

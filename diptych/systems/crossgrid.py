@@ -77,14 +77,16 @@ class CrossGrid(System):
         assert batch.images is not None
         return self.image(batch.images)
 
-    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
+    def fuse(
+        self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None, read_BV: Tensor | None = None
+    ) -> Fused:
         """A text that hides no word is a statement: in the place of its last token, [SEP], its truth is hidden."""
         assert batch.image_of_BN is not None
         end_BT = torch.arange(batch.text_BT.shape[1], device=batch.text_BT.device) == _last(batch.text_mask_BT)[:, None]
         is_statement_B1 = (batch.text_BT != self.mask_id).all(1, keepdim=True)
         text_BTD = self.text(batch.text_BT.masked_fill(end_BT & is_statement_B1, self.mask_id), batch.segment_BT)
         read_BT = None if read_BT is None else read_BT | end_BT
-        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT, read_BV)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         fused = self.fuse(batch, read_BT=batch.labels["mlm"] != IGNORE)

@@ -112,22 +112,25 @@ class SOHO(System):
     def see(self, batch: Batch) -> Visual:
         return self.neck.placed(self.spell(batch)[0])
 
-    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
+    def fuse(
+        self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None, read_BV: Tensor | None = None
+    ) -> Fused:
         assert batch.image_of_BN is not None
         text_BTD = self.text(batch.text_BT, batch.segment_BT)
-        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT, read_BV)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """One pass over words and cells, both with gaps; captions of one picture may hide different cells of it."""
         if self.mvm is None:
-            return self.of_texts(self.fuse(batch), batch)
+            return self.of_texts(self.fuse(batch, read_BT=batch.labels["mlm"] != IGNORE), batch)
         assert batch.image_of_BN is not None
         mixed, index_IV = self.spell(batch)
         row = of_rows(mixed, batch.image_of_BN)
         index_BV = index_IV[batch.image_of_BN.clamp(min=0)].flatten(1)
         token_BVD, word_BV = self.mvm.hide(row.token_BVD, index_BV, row.mask_BV, batch)
         own = replace(batch, image_of_BN=torch.arange(len(batch), device=index_BV.device)[:, None])
-        fused = self.fuse(own, self.neck.placed(Visual(token_BVD, row.mask_BV, row.box_BV4)))
+        visual = self.neck.placed(Visual(token_BVD, row.mask_BV, row.box_BV4))
+        fused = self.fuse(own, visual, read_BT=batch.labels["mlm"] != IGNORE, read_BV=word_BV != IGNORE)
         mvm = self.mvm(fused, batch, word_BV, self.dictionary.word_KD)
         mvm = replace(mvm, metrics={**mvm.metrics, **self.dictionary.metrics()})
         return {"mvm": mvm, **self.of_texts(fused, batch)}

@@ -129,18 +129,21 @@ class UNITER(System):
     def see(self, batch: Batch) -> Visual:
         return self.image(batch.regions)
 
-    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
+    def fuse(
+        self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None, read_BV: Tensor | None = None
+    ) -> Fused:
         assert batch.image_of_BN is not None
         text_BTD = self.text(batch.text_BT, batch.segment_BT)
-        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT, read_BV)
 
     def fuse_hiding(self, batch: Batch, is_hidden_BR: Tensor) -> Fused:
         """Each row beside a copy of its picture, for each hides regions of its own; embedding them again costs next to nothing."""
         assert batch.regions is not None and batch.image_of_BN is not None
         visual = self.image(of_rows(batch.regions, batch.image_of_BN), is_hidden_BR)
         own_B1 = torch.arange(len(batch), device=is_hidden_BR.device)[:, None]
-        text_BTD = self.text(batch.text_BT, batch.segment_BT)
-        return self.fusion(text_BTD, batch.text_mask_BT, visual, own_B1.where(batch.image_of_BN >= 0, -1))
+        text_BTD, none_BT = self.text(batch.text_BT, batch.segment_BT), torch.zeros_like(batch.text_mask_BT)
+        picture_B1 = own_B1.where(batch.image_of_BN >= 0, -1)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual, picture_B1, read_BT=none_BT, read_BV=is_hidden_BR)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """The one objective that `corrupt` drew."""
@@ -149,11 +152,12 @@ class UNITER(System):
                 fused = self.fuse_hiding(batch, batch.labels[name] != IGNORE)
                 decoder = (self.image.feature.weight,) if name == "mrfr" and self.config.mrfr.tied else ()
                 return {name: getattr(self, name)(fused, batch, *decoder)}
-        fused = self.fuse(batch)
         if "mlm" in batch.counts:
             assert self.mlm is not None
+            fused = self.fuse(batch, read_BT=batch.labels["mlm"] != IGNORE)
             return {"mlm": self.mlm(fused, batch, self.text.word.weight)}
         assert self.itm is not None
+        fused = self.fuse(batch) if self.wpa else self.fuse(batch, read_BT=torch.zeros_like(batch.text_mask_BT))
         return {"itm": self.itm(fused, batch)} | ({"wpa": self.wpa(fused, batch)} if self.wpa else {})
 
     def words(self, x_PD: Tensor) -> Tensor:

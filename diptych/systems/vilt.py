@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from diptych import config
 from diptych.config import DataConfig, ImageConfig, Recipe, TrainConfig
-from diptych.contracts import Batch, Fused, LossTerm, System, Tokenizer, Visual
+from diptych.contracts import IGNORE, Batch, Fused, LossTerm, System, Tokenizer, Visual
 from diptych.draw import Draw
 from diptych.fusion.dual_stream import DualStream
 from diptych.fusion.single_stream import SingleStream
@@ -80,13 +81,17 @@ class ViLT(System):
         assert batch.images is not None
         return self.image(batch.images)
 
-    def fuse(self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None) -> Fused:
+    def fuse(
+        self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None, read_BV: Tensor | None = None
+    ) -> Fused:
         assert batch.image_of_BN is not None
         text_BTD = self.text(batch.text_BT, batch.segment_BT)
-        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT, read_BV)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        fused = self.fuse(batch)
+        is_aligned_B1 = (batch.labels["itm"] != IGNORE)[:, None] if self.wpa else torch.zeros_like(batch.text_mask_BT[:, :1])
+        is_masked_BT = batch.labels["mlm"] != IGNORE if self.mlm else torch.zeros_like(batch.text_mask_BT)
+        fused = self.fuse(batch, read_BT=is_masked_BT | is_aligned_B1, read_BV=is_aligned_B1)
         losses = {}
         if self.mlm:
             losses["mlm"] = self.mlm(fused, batch, self.text.word.weight)

@@ -29,7 +29,8 @@ def test_one_row_by_hand(fusion):
         for n, i in enumerate(pictures[b].tolist()):
             if i >= 0:
                 parts.append(visual.token_IVD[i, visual.mask_IV[i]] + fusion.modality.weight[1 + n])
-        out = fusion.encoder(torch.cat(parts)[None])[0]
+        alone = torch.cat(parts)[None]
+        out = fusion.encoder(alone, torch.ones_like(alone[..., 0], dtype=torch.bool))[0]
         found = torch.cat([fused.text_BTD[b, text_mask[b]], fused.image_BVD[b, fused.image_mask_BV[b]]])
         torch.testing.assert_close(found, out)
         torch.testing.assert_close(fused.pooled_BD[b], torch.tanh(fusion.pooler.dense(out[0])))

@@ -1,10 +1,9 @@
-"""Packed attention equals padded attention, row by row, whatever the lengths; benches hold every token once."""
+"""Lists, benches and seats: every token once, few lengths, and back to where it came from. Attention on them: test_attention.py."""
 
 import pytest
 import torch
 
-from diptych.nn.attention import Attention
-from diptych.nn.packing import Benches, Packing
+from diptych.nn.packing import STEPS_OF_BENCHES, Benches, Packing, Some, at_length, rounded
 
 LENGTHS = (3, 17, 1, 9, 4, 0, 8)
 
@@ -14,23 +13,11 @@ def rows(width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(*mask_BT.shape, width), mask_BT
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_packed_attention_is_padded_attention(by_length):
-    torch.manual_seed(0)
-    attention, (x_BTD, mask_BT) = Attention(8, 2), rows(8)
-    packing = Packing.of(mask_BT)
-    benches = packing.benches(by_length)
-    padded = attention(x_BTD, mask_BT)[mask_BT]
-    torch.testing.assert_close(attention.packed(packing.pack(x_BTD), benches), padded)
-    read_R = packing.which(mask_BT & (torch.rand(mask_BT.shape) < 0.4))
-    some = attention.packed(packing.pack(x_BTD), benches, read_R, benches.reading(read_R))
-    torch.testing.assert_close(some, padded[read_R])
-
-
 def test_short_benches_are_not_padded_to_long_ones():
     groups = Packing.of(rows(1)[1]).benches().groups
-    assert [sorted(group.mask_SN.sum(1).tolist()) for group in groups] == [[1], [3], [4], [8, 9], [17]]
-    assert sum(group.mask_SN.numel() for group in groups) == 1 + 3 + 4 + 2 * 9 + 17
+    seated = [sorted(group.mask_SN.sum(1).tolist(), reverse=True) for group in groups]
+    assert [[n for n in lengths if n] for lengths in seated] == [[1], [3], [4], [9, 8], [17]]
+    assert [tuple(group.mask_SN.shape) for group in groups] == [(4, 4), (4, 4), (4, 4), (4, 12), (4, 20)]
 
 
 def test_what_goes_in_comes_back():
@@ -38,6 +25,36 @@ def test_what_goes_in_comes_back():
     packing = Packing.of(mask_BT)
     x_PD = packing.pack(x_BTD)
     torch.testing.assert_close(packing.unpack(x_PD), x_BTD * mask_BT[..., None])
-    benches = Benches.of(torch.randint(0, 5, (len(x_PD),)), 5)
+    benches = Benches.of(torch.randint(0, 5, (sum(LENGTHS),)), 5)
     risen = [group.rise(group.seat(x_PD[group.token_G])) for group in benches.groups]
-    torch.testing.assert_close(benches.gather(risen), x_PD)
+    torch.testing.assert_close(benches.gather(risen)[: sum(LENGTHS)], x_PD[: sum(LENGTHS)])
+
+
+def test_nobody_is_a_list_too():
+    packing = Packing.of(torch.zeros(2, 3, dtype=torch.bool))
+    benches, x_PD = packing.benches(), packing.pack(torch.randn(2, 3, 4))
+    risen = [group.rise(group.seat(x_PD[group.token_G])) for group in benches.groups]
+    assert not packing.unpack(benches.gather(risen)).any()
+
+
+@pytest.mark.parametrize(("steps", "most_spare"), [(16, 1 / 16), (STEPS_OF_BENCHES, 1 / 8)])
+def test_lengths_are_few_and_little_longer(steps, most_spare):
+    found = [rounded(n, steps) for n in range(5000)]
+    assert all(n <= at < n + max(4, n * most_spare + 1) for n, at in enumerate(found))
+    assert all(len({at for at in found if low < at <= 2 * low}) <= steps for low in (4, 16, 64, 256, 1024, 2048))
+    assert found == sorted(found) and found == [rounded(at, steps) for at in found], "a length that recurs stays"
+
+
+def test_what_is_spare_gets_no_gradient_and_changes_nothing():
+    torch.manual_seed(0)
+    x_PD, linear = torch.randn(37, 3, requires_grad=True), torch.nn.Linear(3, 2)
+    some = Some.of(torch.tensor([5, 2, 30, 7, 11]))
+    assert len(some.of_list(x_PD)) == 8
+    back_PD = some.back(linear(some.of_list(x_PD)), 37)
+    expected_PD = torch.zeros(37, 2)
+    for index in (5, 2, 30, 7, 11):
+        expected_PD[index] = linear(x_PD[index])
+    torch.testing.assert_close(back_PD, expected_PD)
+    torch.testing.assert_close(at_length(linear, x_PD), linear(x_PD))
+    gradient = torch.autograd.grad(back_PD.sum(), x_PD, retain_graph=True)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected_PD.sum(), x_PD)[0])

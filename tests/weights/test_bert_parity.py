@@ -11,6 +11,7 @@ from torch import nn
 from diptych import load
 from diptych.config import UserError
 from diptych.contracts import IGNORE, Batch, Fused
+from diptych.nn.packing import Packing
 from diptych.systems.bert import BERT
 from diptych.weights import bert as weights
 from diptych.weights import rename
@@ -88,8 +89,10 @@ def read_by(model: nn.Module, batch: Batch, **more: Any) -> Any:
 def answers(theirs, ours, batch) -> Answers:
     labels = {"labels": batch.labels["mlm"], "next_sentence_label": batch.labels["nsp"]}
     out = read_by(theirs, batch, output_hidden_states=True, **labels)
-    layers = []
-    hooks = [layer.register_forward_hook(lambda _m, _i, o: layers.append(o)) for layer in ours.fusion["encoder"].layers]
+    layers, packing = [], Packing.of(batch.text_mask_BT)
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, o: layers.append(packing.unpack(o))) for layer in ours.fusion["encoder"].layers
+    ]
     fused = ours.read(batch)
     for hook in hooks:
         hook.remove()

@@ -12,6 +12,7 @@ from torch import nn
 from diptych.config import UserError
 from diptych.contracts import IGNORE, Batch, Fused, Images
 from diptych.image.pixels import normalise
+from diptych.nn.packing import Packing
 from diptych.systems.vilt import ViLT
 from diptych.tasks.retrieval import Retrieval
 from diptych.weights import rename
@@ -115,8 +116,10 @@ def answers(theirs, ours, batch):
     match_B2 = theirs.itm_score["fc"](pooled)
     itm = F.cross_entropy(match_B2, batch.labels["itm"])
 
-    layers = []
-    hooks = [layer.register_forward_hook(lambda _m, _i, o: layers.append(o)) for layer in ours.fusion.encoder.layers]
+    layers, packing = [], Packing.of(torch.cat([batch.text_mask_BT, ours.see(batch).mask_IV], 1))
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, o: layers.append(packing.unpack(o))) for layer in ours.fusion.encoder.layers
+    ]
     fused = ours.fuse(batch)
     for hook in hooks:
         hook.remove()
