@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, repeat
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -250,8 +250,7 @@ def amiss(value: Any, shape: Any, name: str = "") -> str:
         return ""
     if kind is int and shape in _WHOLE and -_LARGEST < value < _LARGEST:
         return ""
-    form = type(shape)
-    if form is dict:
+    if isinstance(shape, dict):
         if kind is not dict:
             return _not(value, "an object {...}", name)
         for key, inner in shape.items():
@@ -263,10 +262,11 @@ def amiss(value: Any, shape: Any, name: str = "") -> str:
             if said := amiss(value[field], inner, f"{name}.{field}" if name else field):
                 return said
         return ""
-    if form is list or form is tuple:
-        if kind is not list or (form is tuple and len(value) != len(shape)):
-            return _not(value, f"a list of {len(shape)}" if form is tuple else "a list", name)
-        for one, inner in zip(value, shape if form is tuple else repeat(shape[0]), strict=form is tuple):
+    if isinstance(shape, list | tuple):
+        is_exact = isinstance(shape, tuple)
+        if kind is not list or (is_exact and len(value) != len(shape)):
+            return _not(value, f"a list of {len(shape)}" if is_exact else "a list", name)
+        for one, inner in zip(value, shape if is_exact else shape * len(value), strict=True):
             if said := amiss(one, inner, name):
                 return said
         return ""
