@@ -166,17 +166,20 @@ class Plan:
         self.finding = {split: self._find(split) for split in ("test", "test-style")}
 
     def lanes(self) -> list[list[Command]]:
-        """Two, about equally long: the pre-trained arm with its root, and the arms that need neither or the root alone."""
+        """Two, about equally long: the pre-trained arm from its root to its scores; and all else, which waits for its stages."""
 
         def judged(*arms: str) -> list[Command]:
             return [command for (arm, _), command in self.judging.items() if arm in arms]
 
+        def after(stage: Command, *commands: Command) -> list[Command]:
+            return [replace(command, needs=stage.makes) for command in commands]
+
         tuning = {name: arm.tuning for name, arm in self.arms.items()}
-        one = [self.root, tuning["image_root_only"], self.pretraining, tuning["pretrained"]]
-        two = [tuning["scratch"], tuning["scratch_equal_compute"]]
-        one += [*self.controls.values(), *judged("pretrained", "without_picture", "without_question")]
-        two += [*judged("scratch", "scratch_equal_compute", "image_root_only"), *self.finding.values()]
-        return [one, two]
+        one = [self.root, self.pretraining, tuning["pretrained"], *judged("pretrained")]
+        two = [tuning["scratch"], *after(self.root, tuning["image_root_only"]), tuning["scratch_equal_compute"]]
+        two += judged("scratch", "scratch_equal_compute", "image_root_only")
+        two += [*after(self.pretraining, *self.controls.values()), *judged("without_picture", "without_question")]
+        return [one, [*two, *self.finding.values()]]
 
     def commands(self) -> list[Command]:
         return [command for lane in self.lanes() for command in lane]
