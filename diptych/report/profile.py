@@ -10,8 +10,8 @@ from diptych.train.profile import Cost, Profiled
 
 _STAGES = {"fetch": "waiting for data"}
 _LEAD = (
-    "Percent of a step. Without loader processes (data.workers=0), reading and preparing data is waiting, too; an update is the sum "
-    "over ranks, clipping and the optimiser; the rest is logging, checkpoints and what ranks tell each other."
+    "Percent of a step. Without loader processes (data.workers=0), reading and preparing data is waiting, too; an update is the "
+    "sum over ranks, clipping and the optimiser; the rest is logging, checkpoints and what ranks tell each other."
 )
 
 
