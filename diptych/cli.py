@@ -74,6 +74,10 @@ Regions = Annotated[
     Path | None, typer.Option("--regions", metavar="STORE", help="What a detector saw in the pictures (`diptych regions extract`).")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; by default a name under runs/.")]
+Ranks = Annotated[
+    int | None,
+    typer.Option("--ranks", min=1, metavar="N", help="Processes of this machine. On a CPU one a core, if batches divide."),
+]
 Profiling = Annotated[
     bool, typer.Option("--profile", help="Record ten steps; profile.html in the run directory shows where time goes.")
 ]
@@ -117,6 +121,7 @@ def pretrain(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
+    ranks: Ranks = None,
     profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
@@ -129,7 +134,7 @@ def pretrain(
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
     about |= _store(regions)
-    with _work(as_json) as say:
+    with _several(ranks, recipe), _work(as_json) as say:
         from diptych.train import run
 
         sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions)
@@ -153,6 +158,7 @@ def finetune(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
+    ranks: Ranks = None,
     profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
@@ -175,7 +181,7 @@ def finetune(
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
     about |= {"init": _pairs(init), **_store(regions)}
-    with _work(as_json) as say:
+    with _several(ranks, recipe), _work(as_json) as say:
         from diptych.train import run
 
         sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), system, regions)
@@ -442,6 +448,35 @@ def _work(as_json: bool) -> Iterator[Say]:
         print("\n".join(said))
 
 
+@contextmanager
+def _several(wish: int | None, recipe: Recipe) -> Iterator[None]:
+    """This process and as many others as are wished for, or as make a CPU's training fastest."""
+    import torch
+
+    from diptych import launch
+    from diptych.config import UserError
+
+    batch, accumulate, threads = recipe.train.batch_size, recipe.train.accumulate, torch.get_num_threads()
+    is_within = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if launch.is_launched():  # by the same words
+        wish = None
+    if wish is not None and is_within:
+        raise UserError("--ranks starts processes, and torchrun already has: leave one of them out")
+    if wish is not None and batch % (wish * accumulate):
+        raise UserError(f"--ranks {wish}: does not divide train.batch_size={batch} / train.accumulate={accumulate}")
+    if wish is None:
+        # whoever has set a number of threads (OMP_NUM_THREADS) has other plans for the rest of the cores
+        is_free = not (is_within or torch.cuda.is_available()) and threads == launch.cores()
+        wish = launch.fitting(batch, accumulate, threads) if is_free else 1
+    with launch.ranks(wish, _words):
+        if wish > 1:
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
 def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
@@ -613,12 +648,17 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_words: list[str] = []  # of the command that is being carried out
+
+
 def main() -> None:
     sys.exit(call())
 
 
 def call(words: Sequence[str] | None = None) -> int:
     """Carry out one command line (default: this process's own); its exit code. Complaints go to standard error."""
+    global _words
+    _words = sys.argv[1:] if words is None else list(words)
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer Typers carry inside themselves
     try:
         return app(None if words is None else list(words), prog_name="diptych", standalone_mode=False) or 0
@@ -659,7 +699,9 @@ def _explain(error: Exception) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    if _speaks():
+    from diptych.launch import is_launched
+
+    if _speaks() or is_launched():  # one that was launched speaks to who launched it
         print(f"diptych: {' '.join(message.split())}", file=sys.stderr)
     return code
 
