@@ -33,6 +33,7 @@ from diptych.nn.attention import Attention, is_recording, multi_head
 from diptych.nn.head import First, Pooler
 from diptych.nn.packing import Benches, Packing, Some
 from diptych.nn.place import Place
+from diptych.nn.recompute import Recomputed
 from diptych.nn.transformer import FeedForward, initialise
 
 
@@ -132,7 +133,7 @@ class DualStream(nn.Module):
         return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, pooled_BD, middle_BTD)
 
 
-class StreamLayer(nn.Module):
+class StreamLayer(Recomputed):
     """One layer of one stream: its own kind, then the other stream, then the perceptron; pre-norm."""
 
     def __init__(self, config: DualStream.Config, width: int):
