@@ -33,10 +33,11 @@ class Scale(NamedTuple):
     least_seconds: float = 0.2  # of each product in the sweep
 
 
+FULL = Scale()
 LEAST = Scale((TOY,), 1, (64,), ((64, 64), (64, 128)), 0.0)
 
 
-def run(scale: Scale = Scale()) -> Iterator[Row]:
+def run(scale: Scale = FULL) -> Iterator[Row]:
     torch.set_num_threads(1)
     for called, precision in PRECISIONS.items():
         best, shape_of_best = peak(precision, scale)

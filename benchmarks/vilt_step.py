@@ -22,10 +22,11 @@ class Scale(NamedTuple):
     rounds: int = 7
 
 
+FULL = Scale()
 LEAST = Scale((TOY,), 1)
 
 
-def run(scale: Scale = Scale()) -> Iterator[Row]:
+def run(scale: Scale = FULL) -> Iterator[Row]:
     torch.set_num_threads(1)
     for shape in scale.shapes:
         for called, precision in PRECISIONS.items():

@@ -7,18 +7,23 @@ alignment is off on both sides: transformers has none.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.hf_vilt import ForPreTraining
-from diptych.contracts import IGNORE, Batch, Images, Tokenizer
+from diptych.contracts import IGNORE, Batch, Images, Tokenizer, Trainable
 from diptych.fusion.dual_stream import DualStream
+from diptych.fusion.single_stream import SingleStream
+from diptych.image.patches import Patches
 from diptych.image.pixels import normalise
 from diptych.systems.vilt import ViLT
+from diptych.text.embedding import TextEmbedding
 from diptych.train.precision import autocast
 from diptych.weights import vilt as weights
+
+if TYPE_CHECKING:
+    from benchmarks.peers.hf_vilt import ForPreTraining
 
 SIZES = ((384, 512), (512, 384), (384, 576), (384, 384), (384, 512), (480, 384), (384, 608), (384, 512))  # pixels
 TOKENS = (13, 15, 12, 18, 14, 12, 16, 13)
@@ -53,9 +58,26 @@ class Words:
         self.vocab_size = vocab_size
 
 
-def both(shape: Shape) -> tuple[ViLT, ForPreTraining]:
-    """The same weights in our class and in transformers'; that their losses are equal is checked here."""
-    from transformers import ViltConfig
+def config_of(shape: Shape) -> ViLT.Config:
+    """Ours, for what `peer_of` builds from transformers' defaults."""
+    return ViLT.Config(
+        width=shape.width,
+        image=Patches.Config(dropout=0),
+        text=TextEmbedding.Config(dropout=0),
+        fusion=SingleStream.Config(layers=shape.layers, heads=shape.heads, eps=1e-12, dropout=0),
+        wpa=None,
+    )
+
+
+def ours_of(shape: Shape) -> ViLT:
+    torch.manual_seed(0)
+    return ViLT(config_of(shape), cast(Tokenizer, Words(shape.vocabulary)))
+
+
+def peer_of(shape: Shape) -> ForPreTraining:
+    from transformers import ViltConfig  # here, not above: where memory is measured, our side does without them
+
+    from benchmarks.peers.hf_vilt import ForPreTraining
 
     torch.manual_seed(0)
     size: dict[str, Any] = {
@@ -65,12 +87,16 @@ def both(shape: Shape) -> tuple[ViLT, ForPreTraining]:
         "num_attention_heads": shape.heads,
         "vocab_size": shape.vocabulary,
     }
-    peer = ForPreTraining(ViltConfig(**size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    return ForPreTraining(ViltConfig(**size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+
+
+def both(shape: Shape) -> tuple[ViLT, ForPreTraining]:
+    """The same weights in our class and in transformers'; that their losses are equal is checked here."""
+    ours, peer, batch = ours_of(shape), peer_of(shape), rows(shape)
     system, state, report = weights.from_hugging_face(peer.weights(), peer.model.config.to_dict())
     assert not report, report
-    ours = ViLT(ViLT.Config.model_validate({**system, "wpa": None}), cast(Tokenizer, Words(shape.vocabulary)))
+    assert ViLT.Config.model_validate({**system, "wpa": None}) == ours.config
     ours.load_state_dict(state)
-    batch = rows(shape)
     with torch.no_grad():
         torch.testing.assert_close(our_loss(ours, batch), peer(**peer_inputs(batch))["loss"], atol=1e-5, rtol=1e-5)
     return ours, peer
@@ -79,9 +105,8 @@ def both(shape: Shape) -> tuple[ViLT, ForPreTraining]:
 def two_streams(shape: Shape) -> ViLT:
     """Our ViLT of the same depth and width with the other hinge, which no class of transformers has."""
     torch.manual_seed(0)
-    ours, _ = both(shape)
     fusion = DualStream.Config(layers=shape.layers, heads=shape.heads, dropout=0)
-    return ViLT(ours.config.model_copy(update={"fusion": fusion}), cast(Tokenizer, Words(shape.vocabulary)))
+    return ViLT(config_of(shape).model_copy(update={"fusion": fusion}), cast(Tokenizer, Words(shape.vocabulary)))
 
 
 def rows(shape: Shape) -> Batch:
@@ -114,7 +139,7 @@ def rows(shape: Shape) -> Batch:
     )
 
 
-def our_loss(model: ViLT, batch: Batch) -> Tensor:
+def our_loss(model: Trainable, batch: Batch) -> Tensor:
     return sum((term.sum / term.count for term in model(batch).values()), torch.zeros(()))
 
 

@@ -4,7 +4,7 @@
                     match head, so one linear layer and its loss are written here
     fine-tuning     ViltForQuestionAnswering as it is
 
-Where a user has a choice, the peer gets the better one: the fused AdamW, batches that come ready from memory, no checkpoints written.
+Where a user has a choice, the peer gets the better one: the fused AdamW, batches that come ready, no checkpoints written.
 Fixed by the comparison, not by taste: the groups of parameters, their rates and the schedule (ours, so that both learn the same).
 """
 
@@ -146,4 +146,3 @@ def train(
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
