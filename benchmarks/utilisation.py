@@ -6,23 +6,33 @@
                   in the same run, same type and threads
 
 Single- and dual-stream, small and base, fp32 and bf16, one thread. The peer is transformers' ViLT; it has no dual-stream ViLT.
+Beside each share stands what the time of one more step, profiled, went into.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import products
 from benchmarks.side_by_side import Row, alternate
 from benchmarks.vilt_twice import BASE, PRECISIONS, SMALL, TOY, Shape, both, our_step, peer_step, rows, two_streams
 from diptych.contracts import IGNORE, Batch
 from diptych.systems.vilt import ViLT
+
+KINDS = {  # parts of the operators' names, the first that fits
+    "attention": ("scaled_dot_product", "softmax"),
+    "optimiser": ("adamw",),
+    "norms and GELU": ("layer_norm", "gelu", "tanh"),
+    "products": ("mm", "convolution", "linear"),
+    "laying out and casting": ("copy", "index", "cat", "gather", "scatter", "pad", "fill", "zero", "clone", "contiguous"),
+}
 
 
 class Scale(NamedTuple):
@@ -49,16 +59,32 @@ def run(scale: Scale = FULL) -> Iterator[Row]:
             seconds = alternate(steps, scale.rounds)
             shares = {name: [useful_flops(model, batch) / s / best for s in of] for name, of in seconds.items()}
             beside = f"transformers, {statistics.median(shares['theirs']):.0%} on the same weights"
-            yield _row(f"useful utilisation, single stream, {shape}, {called}", shares["ours"], beside)
+            name = f"useful utilisation, single stream, {shape}, {called}"
+            yield _row(name, shares["ours"], beside, where_time_goes(steps["ours"]))
             model = two_streams(shape)
-            seconds = alternate({"ours": our_step(model, batch, precision)}, scale.rounds)
+            step = our_step(model, batch, precision)
+            seconds = alternate({"ours": step}, scale.rounds)
             shares = {name: [useful_flops(model, batch) / s / best for s in of] for name, of in seconds.items()}
-            yield _row(f"useful utilisation, dual stream, {shape}, {called}", shares["ours"], "no class of transformers")
+            name = f"useful utilisation, dual stream, {shape}, {called}"
+            yield _row(name, shares["ours"], "no class of transformers", where_time_goes(step))
 
 
-def _row(name: str, shares: list[float], peer: str) -> Row:
+def _row(name: str, shares: list[float], peer: str, how: str) -> Row:
     percent = [100 * share for share in shares]
-    return Row(name, statistics.median(percent), "%", peer, min(percent), max(percent), len(percent))
+    return Row(name, statistics.median(percent), "%", peer, min(percent), max(percent), len(percent), how)
+
+
+def where_time_goes(step: Callable[[], object]) -> str:
+    """Shares of one step's time by kind of operator, the largest first, as torch's profiler counts them."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        step()
+    micros: dict[str, float] = dict.fromkeys((*KINDS, "everything else"), 0.0)
+    for event in profiled.key_averages():
+        kind = next((kind for kind, parts in KINDS.items() if any(part in event.key.lower() for part in parts)), "everything else")
+        micros[kind] += event.self_cpu_time_total
+    total = sum(micros.values())
+    largest_first = sorted(micros.items(), key=lambda item: -item[1])
+    return ", ".join(f"{kind} {part / total:.0%}" for kind, part in largest_first)
 
 
 def peak(precision: torch.dtype, scale: Scale) -> tuple[float, tuple[int, int, int]]:
