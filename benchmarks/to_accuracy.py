@@ -106,6 +106,7 @@ class Course:
         recipe = recipe.model_copy(update={"system": system, "train": train})
         questions = find.readers([scale.data], "train", "vqa")
         tuning = vqa.finetuning(recipe)
+        assert isinstance(tuning.task, vqa.VQA.Config)
         answers = vqa.VQA.prepare(tuning.task, [source.reader for source in questions], vocabulary.load(recipe.text.vocab))
         train = tuning.train.model_copy(update={"steps": scale.tune, "validate_every": scale.every})
         tuning = tuning.model_copy(update={"train": train, "task": answers})
@@ -170,7 +171,8 @@ def run(scale: Scale = FULL) -> Iterator[Row]:
     if importlib.util.find_spec("accelerate") is None and scale.sides != (OURS,):
         raise SystemExit("to_accuracy: transformers' Trainer needs accelerate; pip install -e '.[bench]'")
     torch.set_num_threads(scale.threads)
-    course, sides = Course.of(scale), {}
+    course = Course.of(scale)
+    sides: dict[str, Side] = {}
     for name in scale.sides:
         sides[name] = ours(course) if name == OURS else peer(course, is_bf16=name == PEER_BF16)
         keep(sides, scale)
@@ -215,7 +217,8 @@ def peer(course: Course, is_bf16: bool) -> Side:
     """The same with transformers' Trainer."""
     from benchmarks.peers import hf_vilt
 
-    side, scale = Side(), course.scale
+    side, scale, task = Side(), course.scale, course.tuning.task
+    assert isinstance(task, vqa.VQA.Config)
     pretraining, tuning = both_stages(course)
     check_equal(course)
     precision = torch.bfloat16 if is_bf16 else torch.float32
@@ -229,7 +232,7 @@ def peer(course: Course, is_bf16: bool) -> Side:
                 model,
                 hf_vilt.Steps(wanted.steps, stage.inputs),
                 folder,
-                parameters=hf_vilt.groups(model, wanted.lr, wanted.weight_decay, head, course.tuning.task.head_lr),
+                parameters=hf_vilt.groups(model, wanted.lr, wanted.weight_decay, head, task.head_lr),
                 betas=wanted.betas,
                 eps=wanted.eps,
                 schedule=lambda step: schedule(wanted, step),
