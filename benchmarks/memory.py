@@ -121,5 +121,6 @@ def one_step(side: Side, shape: Shape, precision: str) -> float:
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     if asked["limit_gb"]:  # of what the process allocates: beyond it, it ends instead of the machine
-        resource.setrlimit(resource.RLIMIT_DATA, (int(asked["limit_gb"] * 2**30),) * 2)
+        limit = int(asked["limit_gb"] * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     print(one_step(Side(*asked["side"]), Shape(*asked["shape"]), asked["precision"]))

@@ -78,7 +78,9 @@ def _run(system: str, way: Way, scale: Scale) -> Seen:
     with tempfile.TemporaryDirectory() as folder:
         words = ["diptych", "pretrain", system, "--data", scale.data, "--out", folder + "/run"]
         words += [word for setting in settings for word in ("--set", setting)]
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(way.ranks), "-m"] if way.ranks > 1 else ["-m"]
+        launcher = (
+            ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(way.ranks), "-m"] if way.ranks > 1 else ["-m"]
+        )
         bound = ["taskset", "-c", "0"] if way == ONE and shutil.which("taskset") else []
         _call([*bound, sys.executable, *launcher, *words], way.threads)
         records = [json.loads(line) for line in (Path(folder) / "run/metrics.jsonl").read_text().splitlines()]
