@@ -74,6 +74,9 @@ Regions = Annotated[
     Path | None, typer.Option("--regions", metavar="STORE", help="What a detector saw in the pictures (`diptych regions extract`).")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; by default a name under runs/.")]
+Profiling = Annotated[
+    bool, typer.Option("--profile", help="Record ten steps; profile.html in the run directory shows where time goes.")
+]
 Source = Annotated[str, typer.Option("--from", metavar="RUN", help="A run directory or a Hub repository.")]
 Resuming = Annotated[
     Resume, typer.Option("--resume", help="auto: go on with the run in the directory; never: refuse if there is one.")
@@ -114,6 +117,7 @@ def pretrain(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
+    profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
     """Pre-train a system on pictures and texts."""
@@ -131,7 +135,7 @@ def pretrain(
         sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions)
         held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
         _show(recipe)
-        options = run.Options(init=_runs(init), resume=resume.value, about=about)
+        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
         result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
         say(result, *_scores(result), *_finished(out))
 
@@ -149,6 +153,7 @@ def finetune(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
+    profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a run on a task, or train it from scratch."""
@@ -175,7 +180,7 @@ def finetune(
 
         sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), system, regions)
         _show(recipe)
-        options = run.Options(init=_runs(init), resume=resume.value, about=about)
+        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
         validation = _validation(specs[0], task.purpose, system, regions)
         result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *_finished(out))
@@ -466,6 +471,14 @@ def _pairs(init: list[str] | None) -> dict[str, str]:
             raise UserError(f"--init {text}: write it as PART=RUN, for example image=runs/vit-small")
         pairs[part] = run
     return pairs
+
+
+def _profile_page(is_asked: bool) -> Callable[[Any, Path], str] | None:
+    if not is_asked:
+        return None
+    from diptych.report.profile import profile_page
+
+    return profile_page
 
 
 def _runs(init: list[str] | None) -> dict[str, Path]:

@@ -192,7 +192,7 @@ class Look(nn.Module):
         dropout = self.dropout if self.training else 0.0
         parts = []
         for group in looking.groups:
-            key, value, mask = (part[group.bench_S] for part in (key_SVD, value_SVD, source.mask_SV))
-            mixed = multi_head(self, self.heads, group.seat(query_PD[group.token_G]), key, value, mask, dropout)
+            key, value, mask = (part.index_select(0, group.bench_S) for part in (key_SVD, value_SVD, source.mask_SV))
+            mixed = multi_head(self, self.heads, group.seat(query_PD), key, value, mask, dropout)
             parts.append(group.rise(mixed))
         return self.out(looking.gather(parts))
