@@ -634,8 +634,8 @@ def _opened(classes: Mapping[str, Any], root: Path, splits: list[str]) -> tuple[
 
 
 def _scores(result: Mapping[str, Any]) -> list[str]:
-    """A result as a table: metric, value, 95 % interval."""
-    if result["split"] == "train":
+    """A result as a table: metric, value, 95 % interval. Ranks other than the first have none."""
+    if not result or result["split"] == "train":
         return []
     asked = {None: "samples", "retrieval": "queries"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]

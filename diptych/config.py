@@ -105,6 +105,7 @@ class TrainConfig(Config):
     weight_decay: float = Field(default=0.01, ge=0)
     clip: PositiveFloat | None = 1.0  # global norm of the gradient
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device multiplies it faster
+    recompute: bool = False  # layers keep their input alone for the backward pass: less memory, about a third more time
     max_skipped: PositiveInt = 10  # steps in a row whose loss or gradient is not finite; then training stops
     freeze: tuple[str, ...] = ()  # prefixes of parameter names
     seed: int = 0

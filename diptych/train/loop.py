@@ -24,6 +24,7 @@ from diptych import checkpoint, dist
 from diptych.config import TrainConfig, UserError
 from diptych.contracts import Batch, Trainable
 from diptych.data.stream import Broken, Delivery, Refusal, Stream
+from diptych.nn import recompute
 from diptych.train.log import Journal, Stopwatch, memory_gb
 from diptych.train.optim import Optimizers, freeze, schedule
 from diptych.train.profile import Profile
@@ -68,6 +69,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.frozen = freeze(self.model, self.train.freeze)
+        if self.train.recompute and not recompute.switch_on(self.model):
+            raise UserError("train.recompute=true is for transformer layers, and this model has none; set it to false")
         self.optimizers = Optimizers(self.model, self.train)
         self.stepper = Stepper(self.model, self.optimizers, self.train, self.device, self.precision)
         self.progress = Progress()

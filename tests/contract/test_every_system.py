@@ -110,12 +110,12 @@ def variants(name: str) -> list[str]:
 
 
 class Case:
-    """A system's tiny preset, or the same with another hinge, or with one objective: `vilt+dual_stream`, `uniter++mrfr`."""
+    """A system's preset, or the same with another hinge, or with one objective: `vilt+dual_stream`, `uniter++mrfr`."""
 
-    def __init__(self, spec: str):
+    def __init__(self, spec: str, preset: str = "tiny"):
         self.name, hinge, alone = (*spec.split("+"), "", "")[:3]
         self.cls = find.system_class(self.name)
-        recipe = find.system(f"{self.name}:tiny").recipe
+        recipe = find.system(f"{self.name}:{preset}").recipe
         if alone:
             shares = {objective: float(objective == alone) for objective in recipe.system.mix.model_dump()}
             recipe = config.resolve(recipe, *(config.from_setting(f"system.mix.{key}={value}") for key, value in shares.items()))
