@@ -1,4 +1,4 @@
-"""Two cores against one, through the command line: one thread, two threads, two gloo ranks; and the wait for data.
+"""Two cores against one, through the command line: one thread, two threads, two ranks (`--ranks`); and the wait for data.
 
     samples a second    of `diptych pretrain` on the embedded scenes, from metrics.jsonl, the first window left out
     waiting             share of a step's time in which the trainer waits for its data, with 0, 1 and 2 loader processes
@@ -76,13 +76,10 @@ def _run(system: str, way: Way, scale: Scale) -> Seen:
     settings = (f"train.steps={steps}", f"train.log_every={scale.window}", f"train.checkpoint_every={steps}")
     settings += (f"data.workers={way.workers}", *scale.settings)
     with tempfile.TemporaryDirectory() as folder:
-        words = ["diptych", "pretrain", system, "--data", scale.data, "--out", folder + "/run"]
+        words = ["pretrain", system, "--data", scale.data, "--ranks", str(way.ranks), "--out", folder + "/run"]
         words += [word for setting in settings for word in ("--set", setting)]
-        launcher = (
-            ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(way.ranks), "-m"] if way.ranks > 1 else ["-m"]
-        )
         bound = ["taskset", "-c", "0"] if way == ONE and shutil.which("taskset") else []
-        _call([*bound, sys.executable, *launcher, *words], way.threads)
+        _call([*bound, sys.executable, "-m", "diptych", *words], way.threads)
         records = [json.loads(line) for line in (Path(folder) / "run/metrics.jsonl").read_text().splitlines()]
     kept = [record for record in records if "samples_per_second" in record][1:]
     return Seen(*(statistics.median(record[name] for record in kept) for name in Seen._fields))
