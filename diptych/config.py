@@ -49,7 +49,7 @@ class Config(BaseModel):
 
 
 class TextConfig(Config):
-    vocab: str = "atelier"  # the shipped vocabulary of the embedded data, or a path: vocab.txt (WordPiece) or tokenizer.json
+    vocab: str = "atelier"  # shipped, for the embedded data; "bytes"; or a path: vocab.txt (WordPiece) or tokenizer.json
     max_tokens: PositiveInt = 40
 
 

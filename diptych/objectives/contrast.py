@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ _NO_PICTURE = -1  # of a key that the queue started with: a negative for all
 
 
 class Contrast(nn.Module):
+    name: ClassVar[str] = "contrast"  # of its labels and counts
     fixed: Tensor
 
     class Config(config.Config):
@@ -59,20 +61,24 @@ class Contrast(nn.Module):
         return self.fixed if self.log_temperature is None else self.log_temperature.exp().clamp(min=self.config.least)
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        """Nothing is changed; rows are told apart (`contrast` [B]: a number of the picture) and counted."""
+        """Nothing is changed; rows are told apart (labels [B]) and counted."""
+        label_B = self.number(batch)
+        count = float((label_B != IGNORE).sum())
+        return replace(batch, labels={**batch.labels, self.name: label_B}, counts={**batch.counts, self.name: count})
+
+    def number(self, batch: Batch) -> Tensor:
+        """[B] a number of each row's picture."""
         assert batch.image_of_BN is not None
         label_B = batch.row_B // ROWS_PER_SAMPLE
         if batch.samples:
-            label_B = torch.tensor([_number_of(sample) for sample in batch.samples], dtype=torch.int64)
-        label_B = label_B.masked_fill(batch.image_of_BN[:, 0] < 0, IGNORE)
-        count = float((label_B != IGNORE).sum())
-        return replace(batch, labels={**batch.labels, "contrast": label_B}, counts={**batch.counts, "contrast": count})
+            label_B = torch.tensor([number_of(_picture(sample)) for sample in batch.samples], dtype=torch.int64)
+        return label_B.masked_fill(batch.image_of_BN[:, 0] < 0, IGNORE)
 
     def forward(self, towers: Towers, batch: Batch) -> LossTerm:
         """Both sides ask; negatives are the rows of all ranks."""
         a_BE, b_BE = towers.a_BE.float(), towers.b_BE.float()
         (a_CE, first), (b_CE, _) = dist.gather_rows(a_BE), dist.gather_rows(b_BE)
-        label_B = batch.labels["contrast"]
+        label_B = batch.labels[self.name]
         label_C, _ = dist.gather_rows(label_B)
         own_B = first + torch.arange(len(label_B), device=label_B.device)
         is_own_BC = own_B[:, None] == torch.arange(len(label_C), device=label_B.device)
@@ -86,17 +92,17 @@ class Contrast(nn.Module):
                 score_BC = torch.cat([score_BC, within_BC], 1)
             loss, found = self._ask(score_BC, own_B, label_B)
             total, right = total + loss / 2, right + found / 2
-        count = batch.counts["contrast"]
+        count = batch.counts[self.name]
         return LossTerm(total, count, self.config.weight, {"accuracy": (right, count)})
 
     def against(self, towers: Towers, queue: Queue, batch: Batch) -> LossTerm:
         """Side a asks; negatives are the queue's."""
-        a_BE, b_BE, label_B = towers.a_BE.float(), towers.b_BE.float(), batch.labels["contrast"]
+        a_BE, b_BE, label_B = towers.a_BE.float(), towers.b_BE.float(), batch.labels[self.name]
         score_B1 = (a_BE * b_BE).sum(1, keepdim=True)
         score_BK = (a_BE @ queue.key_KE.T).masked_fill(label_B[:, None] == queue.label_K, -torch.inf)
         score_BK = torch.cat([score_B1, score_BK], 1) / towers.temperature
         loss, right = self._ask(score_BK, torch.zeros_like(label_B), label_B)
-        count = batch.counts["contrast"]
+        count = batch.counts[self.name]
         return LossTerm(loss, count, self.config.weight, {"accuracy": (right, count)})
 
     def _ask(self, score_BC: Tensor, own_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,11 +152,15 @@ class Queue(nn.Module):
         self._staged.clear()
 
 
-def _number_of(sample: Sample) -> int:
-    """63 bits of a digest of the picture's file name, or of its bytes: two samples may show one picture."""
-    source = next(iter(sample.images), b"")
-    content = source if isinstance(source, bytes) else str(source).encode()
+def number_of(content: bytes) -> int:
+    """63 bits of a digest."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
+
+
+def _picture(sample: Sample) -> bytes:
+    """The picture's file name, or its bytes: two samples may show one picture."""
+    source = next(iter(sample.images), b"")
+    return source if isinstance(source, bytes) else str(source).encode()
 
 
 def example() -> tuple[Contrast, Towers, Batch]:
