@@ -60,6 +60,7 @@ NEXT = {  # what data of a purpose are first tried with
     "retrieval": "finetune retrieval --from vilt:tiny",
     "documents": "pretrain bert:tiny",
     "probe": "finetune probe --from simclr:tiny",
+    "translations": "pretrain mural:tiny",
 }
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 Data = Annotated[
@@ -226,7 +227,9 @@ def evaluate(
 @app.command()
 def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A question, a statement, or a text with [MASK] in it.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A question, a statement, texts to choose from (a | b), or a text with [MASK].")
+    ],
     source: Source,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")] = Path("answer.png"),
     as_json: AsJson = False,
@@ -237,13 +240,18 @@ def ask(
         from diptych.report.ask import ask_picture
 
         reply = load(source).ask(image, text)
-        drawn = ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4)
+        looked = reply.look if len(reply.look.weight_V) else (None, None)
+        drawn = ask_picture(reply.picture, text, reply.guesses, *looked)
         _put("--out", out, lambda: out.write_bytes(drawn))
         guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
         if reply.verb == "match" and text.rstrip().endswith("?"):
             lines.append(f"(judged as a statement: this run answers no questions yet; diptych finetune vqa --from {source})")
-        say({"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)}, *lines, f"where it looked: {out}")
+        say(
+            {"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)},
+            *lines,
+            f"{'picture' if looked[0] is None else 'where it looked'}: {out}",
+        )
 
 
 @app.command("list")

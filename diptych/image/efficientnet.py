@@ -74,7 +74,9 @@ class EfficientNet(nn.Module):
         self.trunk: nn.Module = network.features if config.top else network.features[:-1]
         channels = stages[-1].out_channels * (4 if config.top else 1)
         if width != channels:
-            raise UserError(f"system.image_width={width}, but EfficientNet-{config.size.upper()} is {channels} wide: set it to that")
+            raise UserError(
+                f"system.image_width={width}, but EfficientNet-{config.size.upper()} is {channels} wide: set it to that"
+            )
 
     def forward(self, images: Images) -> Visual:
         x_ICHW = normalise(images, self.config.mean, self.config.std)

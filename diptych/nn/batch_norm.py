@@ -22,7 +22,6 @@ import torch.distributed as torch_dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 _is_again: ContextVar[bool] = ContextVar("a forward pass that is done again", default=False)
 
 

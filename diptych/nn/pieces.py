@@ -5,7 +5,7 @@ A contrast wants all rows of a step at once, and its gradient does not separate 
 
     forward     each piece is encoded; of all that was computed only its embeddings stay
     contrast    loss and gradient of all embeddings together: [rows, E] numbers, whatever the network
-    backward    each piece is encoded again, with the random state it had, now keeping what its own backward pass needs; then the next
+    backward    each piece is encoded again, with the random state it had, now keeping what its backward pass needs; then the next
 
 The result is that of the same pieces without forgetting, to the bit on one device; the price is one more forward pass. Where batch
 normalisation is, a piece is a normalisation group of its own (`separate`), so a piece's size is then part of the model. What

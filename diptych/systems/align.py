@@ -22,7 +22,7 @@ Word embedding and Transformer are named as in BERT (`text.`, `fusion.`), so bot
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F

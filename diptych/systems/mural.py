@@ -13,9 +13,9 @@ proportions, so one pass of the text tower serves both losses.
 Vocabulary: `text.vocab` is any tokenizer.json (XLM-R's, mT5's), or "bytes", which has every language and needs no file.
 
 Reconstruction: no code was released, and the body of the paper was not at hand. From its abstract: the two contrasts, the shared
-text tower, EfficientNet-B7 with BERT-large and embeddings of 640 (`large`). Remembered and not checked: EfficientNet-B5 with BERT-base
-(`paper`), a head and a learnt temperature for each task, a vocabulary of 250,000 word pieces, LAMB, weights of 1 : 1 or 1 : 0.1
-(`t2t.weight`). Not known, ours: batch sizes, how both kinds are mixed, everything that is said of ALIGN in systems/align.py.
+text tower, EfficientNet-B7 with BERT-large and embeddings of 640 (`large`). Remembered and not checked: EfficientNet-B5 with
+BERT-base (`paper`), a head and a learnt temperature for each task, a vocabulary of 250,000 word pieces, LAMB, weights of 1 : 1 or
+1 : 0.1 (`t2t.weight`). Not known, ours: batch sizes, how both kinds are mixed, all that systems/align.py says of ALIGN.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class MURAL(ALIGN, System):
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
         if batch.image_of_BN is None:
-            raise UserError("a whole batch of text pairs: give more pictures (--data PICTURES@WEIGHT), or a larger train.batch_size")
+            raise UserError(
+                "a whole batch of text pairs: give more pictures (--data PICTURES@WEIGHT), or a larger train.batch_size"
+            )
         return self.t2t.corrupt(self.contrast.corrupt(batch, draw), draw)
 
     def towers(self, batch: Batch) -> Towers:
@@ -119,9 +121,7 @@ def paper() -> Recipe:
             optimizer="lamb",
         ),
         text=TextConfig(max_tokens=64),
-        data=DataConfig(
-            image=ImageConfig(short=289, long=289, multiple=1, augment="flip"), texts_per_image=2, workers=8
-        ),
+        data=DataConfig(image=ImageConfig(short=289, long=289, multiple=1, augment="flip"), texts_per_image=2, workers=8),
         train=TrainConfig(steps=1_200_000, batch_size=16_384, lr=1e-3, warmup=1 / 120, weight_decay=1e-5, clip=None),
     )
 

@@ -2,9 +2,9 @@
 
 Four sources, one class: the vocabulary shipped for the embedded data ("atelier"), the 256 bytes of UTF-8 ("bytes"), a WordPiece
 `vocab.txt` (Devlin et al., 2019), or a `tokenizer.json` of any model, multilingual ones too. Bytes are a vocabulary of every
-language that needs no file and knows no unknown word, for texts short enough to be spelt. A `vocab.txt` without a single capital is read as uncased, with accents
-stripped, as bert-base-uncased is; its ids equal those of transformers' BertTokenizer. A special token in a text, such as [MASK],
-is read as such, as there.
+language that needs no file and knows no unknown word, for texts short enough to be spelt. A `vocab.txt` without a single capital is
+read as uncased, with accents stripped, as bert-base-uncased is; its ids equal those of transformers' BertTokenizer. A special token
+in a text, such as [MASK], is read as such, as there.
 
 Words, for whole-word masking, are what the vocabulary's own pre-tokeniser separates: runs of letters or single punctuation marks
 for WordPiece, runs between blanks for SentencePiece.
@@ -49,7 +49,9 @@ def load(vocab: str) -> Subwords:
     if path.is_dir():
         path = next((path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()), path)
     if not path.is_file():
-        raise UserError(f"text.vocab: no vocabulary at '{vocab}'; give a vocab.txt, a tokenizer.json, or {' or '.join([*SHIPPED, 'bytes'])}")
+        raise UserError(
+            f"text.vocab: no vocabulary at '{vocab}'; give a vocab.txt, a tokenizer.json, or {' or '.join([*SHIPPED, 'bytes'])}"
+        )
     if path.suffix == ".json":
         try:
             engine = Engine.from_file(str(path))

@@ -10,7 +10,7 @@ parameters that do not decay (biases, norms, temperatures) are not scaled either
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,40 +20,27 @@ from torch.optim import Optimizer
 class LAMB(Optimizer):
     """State by parameter as in AdamW: step, exp_avg, exp_avg_sq. `is_scaled` of a group: see above."""
 
-    def __init__(self, params: Iterable[Any], lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "is_scaled": True})
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "is_scaled": True})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if not self.state[p]:
-                    zeros = (torch.zeros_like(p) for _ in range(2))
-                    self.state[p] |= {"step": torch.tensor(0.0), **dict(zip(("exp_avg", "exp_avg_sq"), zeros, strict=True))}
-            self._update(group, params)
-
-    def _update(self, group: dict[str, Any], params: list[torch.nn.Parameter]) -> None:
-        """One group at once: a loop over parameters would wait for the device at each norm."""
-        first, second = group["betas"]
-        gradients = [p.grad for p in params]
-        m, v, steps = ([self.state[p][key] for p in params] for key in ("exp_avg", "exp_avg_sq", "step"))
-        torch._foreach_add_(steps, 1)
-        torch._foreach_lerp_(m, gradients, 1 - first)
-        torch._foreach_mul_(v, second)
-        torch._foreach_addcmul_(v, gradients, gradients, 1 - second)
-        at = [float(step) for step in steps]  # on the host: a parameter without a gradient has fewer
-        root = torch._foreach_sqrt(v)
-        torch._foreach_div_(root, [(1 - second**t) ** 0.5 for t in at])
-        torch._foreach_add_(root, group["eps"])
-        r = torch._foreach_div(m, root)
-        torch._foreach_div_(r, [1 - first**t for t in at])
-        if group["weight_decay"]:
-            torch._foreach_add_(r, params, alpha=group["weight_decay"])
-        if group["is_scaled"]:
-            sizes, steps_sizes = torch._foreach_norm(params), torch._foreach_norm(r)
-            ratios = [torch.where((w > 0) & (s > 0), w / s, 1.0) for w, s in zip(sizes, steps_sizes, strict=True)]
-            torch._foreach_mul_(r, ratios)
-        torch._foreach_add_(params, r, alpha=-group["lr"])
+            first, second = group["betas"]
+            for w in group["params"]:
+                if w.grad is None:
+                    continue
+                state = self.state[w]
+                if not state:
+                    state["step"] = torch.tensor(0.0)  # on the host, as a tensor: it is saved with the others
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(w), torch.zeros_like(w)
+                m, v = state["exp_avg"].lerp_(w.grad, 1 - first), state["exp_avg_sq"]
+                v.mul_(second).addcmul_(w.grad, w.grad, value=1 - second)
+                state["step"] += 1
+                t = state["step"].item()
+                r = (m / (1 - first**t)).div_((v / (1 - second**t)).sqrt_().add_(group["eps"]))
+                r.add_(w, alpha=group["weight_decay"])
+                if group["is_scaled"]:
+                    size, length = w.norm(), r.norm()
+                    r.mul_(torch.where((size > 0) & (length > 0), size / length, 1.0))  # decided on the device: no waiting for it
+                w.sub_(r, alpha=group["lr"])
