@@ -56,7 +56,6 @@ class ALIGN(System):
         piece: PositiveInt | None = None  # pictures, and texts, that a rank encodes at a time; None: all of its micro-step
         optimizer: Literal["adamw", "lamb"] = "adamw"
 
-    config: Config
     negatives = 0  # the batch is full of them
 
     def __init__(self, config: Config, tokenizer: Tokenizer):

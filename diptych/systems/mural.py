@@ -42,7 +42,6 @@ class MURAL(ALIGN, System):
         kind: Literal["mural"] = "mural"  # pyright: ignore[reportIncompatibleVariableOverride]
         t2t: T2T.Config = T2T.Config(temperature=1.0, learnable=True, smoothing=0.1)
 
-    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
     purpose = ("pretrain", "translations")
 
     def __init__(self, config: Config, tokenizer: Tokenizer):

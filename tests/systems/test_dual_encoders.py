@@ -180,7 +180,7 @@ def test_from_tables_to_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert towers.shape == (2, 32) and np.allclose(np.linalg.norm(towers, axis=1), 1, atol=1e-5)
     chosen = model.choose(photo, ["cat", "dog", "boat"])
     score = model.embed_text(["cat", "dog", "boat"]) @ model.embed_image(photo)
-    assert [guess.text for guess in chosen][0] == ["cat", "dog", "boat"][int(score.argmax())]
+    assert chosen[0].text == ["cat", "dog", "boat"][int(score.argmax())]
     assert sum(guess.probability for guess in chosen) == pytest.approx(1)
     assert cli.call(["ask", str(photo), "cat | dog", "--from", "run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verb"] == "choose"

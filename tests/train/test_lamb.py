@@ -28,7 +28,7 @@ class Body(Trainable):
 
 def update(model: Body, optimizers: Optimizers, step: int) -> None:
     torch.manual_seed(step)
-    x, y = torch.randn(5, 3), torch.randn(5, 2)
+    x, y = (torch.randn(5, wide, dtype=model.last.weight.dtype) for wide in (3, 2))
     (model.last(torch.tanh(model.first(x))) - y).square().sum().backward()
     optimizers.step(step)
 
