@@ -23,6 +23,7 @@ import typer
 if TYPE_CHECKING:
     from diptych.config import Recipe
     from diptych.contracts import Reader, System
+    from diptych.data.clean import Align
     from diptych.data.mixture import Source as Mixed
 
 # what a disk or its owner refuses: a matter of the user's machine, wherever it is met
@@ -318,6 +319,9 @@ def data_check(
     places: Annotated[list[str], typer.Argument(metavar="[KIND:]PATH...", help="Data sets as for --data; or scenes, names.")],
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Only this one.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Decode every picture, not a drawn sample.")] = False,
+    clean: Annotated[
+        str, typer.Option("--clean", metavar="RULES", help="What filters would leave (align); --set clean.short=100 sets one.")
+    ] = "",
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -327,8 +331,12 @@ def data_check(
 
     with _work(as_json) as say:
         from diptych.data import check
+        from diptych.data import clean as cleaner
         from diptych.text import tokenizer
 
+        rules = [setting for setting in settings or [] if setting.startswith("clean.")]
+        settings = [setting for setting in settings or [] if setting not in rules]
+        cleaning = _rules(clean, rules)
         recipe = _resolved(find.system("vilt:tiny").recipe, None, settings)
         words = tokenizer.load(recipe.text.vocab)
         reports = [check.check(place, *find.recognised(place), words, recipe, split, everything) for place in places]
@@ -336,7 +344,12 @@ def data_check(
         for report in reports:
             command = _command(report.name, report.usable, settings)
             told.append({**report.as_json(), "next": command})
-            said += [*check.lines(report), *([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
+            said += check.lines(report)
+            if cleaning:
+                counts = _cleaned(report.name, split, cleaning)
+                told[-1]["cleaned"] = {"rules": clean, "thresholds": cleaning.model_dump(), **counts}
+                said += cleaner.said(counts, clean)
+            said += [*([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
         say({"usable": all(report.usable for report in reports), "data": told}, *said)
     if unusable := [f"{report.name}: {report.verdict}" for report in reports if not report.usable]:
         raise UserError("; ".join(unusable))
@@ -574,6 +587,38 @@ def _command(place: str, usable: list[str], settings: list[str] | None) -> str:
     verb = next((verb for purpose, verb in NEXT.items() if purpose in usable), "data check")
     data = [place] if verb == "data check" else ["--data", place]
     return shlex.join(["diptych", *verb.split(), *data, *(word for setting in settings or [] for word in ("--set", setting))])
+
+
+def _rules(name: str, settings: list[str]) -> Align | None:
+    """The rules of a name with the thresholds that were set."""
+    from pydantic import ValidationError
+
+    from diptych.config import UserError, explain, from_setting, nearest
+    from diptych.data.clean import RULES
+
+    if not name:
+        if settings:
+            raise UserError(f"--set {settings[0]}: a threshold of which rules? --clean {' or '.join(RULES)}")
+        return None
+    if name not in RULES:
+        raise UserError(f"--clean {name}: no such rules{nearest(name, RULES)}")
+    changes = [change for setting in settings for change in from_setting(setting)]
+    for change in changes:
+        if (key := ".".join(change.path[1:])) not in RULES[name].model_fields:
+            raise UserError(f"{change.place}: no threshold '{key}'{nearest(key, RULES[name].model_fields, 'clean.')}")
+    values = {change.path[1]: change.value for change in changes}
+    try:
+        return RULES[name].model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(explain(error, values, ("clean",), changes))) from None
+
+
+def _cleaned(place: str, split: str, rules: Align) -> dict[str, int]:
+    """Counts over the pairs of a data set: of the split that is trained on, if no other is named."""
+    from diptych import find
+    from diptych.data import clean
+
+    return clean.count([source.reader for source in find.readers([place], split or "train", "pretrain")], rules)
 
 
 def _opened(classes: Mapping[str, Any], root: Path, splits: list[str]) -> tuple[str, dict[str, Reader]]:
