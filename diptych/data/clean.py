@@ -43,6 +43,7 @@ class Align(config.Config):
 
 
 RULES = {"align": Align}
+ORDER = ("short side", "ratio of sides", "texts beside the picture", "pictures beside the text", "words", "rare words")
 
 
 def count(readers: Sequence[Reader], rules: Align) -> dict[str, int]:
@@ -58,25 +59,23 @@ def count(readers: Sequence[Reader], rules: Align) -> dict[str, int]:
             beside.add(picture)
     common = {gram for gram, _ in grams.most_common(rules.grams)} if len(grams) > rules.grams else grams.keys()
     sizes: dict[str, tuple[int, int] | None] = {}
-    taken = dict.fromkeys(("short side", "ratio of sides", "texts beside the picture"), 0)
-    taken |= dict.fromkeys(("pictures beside the text", "words", "rare words"), 0)
+    taken: Counter[str] = Counter()
     total = 0
     for picture, source, text in _pairs(readers):
         total += 1
         if picture not in sizes:
             sizes[picture] = _size(source)
         size, words = sizes[picture], len(_words(text))
-        broken = {
-            "short side": size is not None and min(size) <= rules.short,
-            "ratio of sides": size is not None and max(size) >= rules.ratio * min(size),
-            "texts beside the picture": texts_of[picture] > rules.texts,
-            "pictures beside the text": len(pictures_of[text]) > rules.pictures,
-            "words": not rules.least_words <= words <= rules.most_words,
-            "rare words": any(gram not in common for gram in _grams(text)),
-        }
-        if first := next((rule for rule, is_broken in broken.items() if is_broken), None):
-            taken[first] += 1
-    return {"pairs": total, **taken, "kept": total - sum(taken.values())}
+        is_broken = (
+            size is not None and min(size) <= rules.short,
+            size is not None and max(size) >= rules.ratio * min(size),
+            texts_of[picture] > rules.texts,
+            len(pictures_of[text]) > rules.pictures,
+            not rules.least_words <= words <= rules.most_words,
+            any(gram not in common for gram in _grams(text)),
+        )
+        taken.update([rule for rule, broken in zip(ORDER, is_broken, strict=True) if broken][:1])
+    return {"pairs": total, **{rule: taken[rule] for rule in ORDER}, "kept": total - taken.total()}
 
 
 def _pairs(readers: Sequence[Reader]) -> Iterator[tuple[str, Path | bytes, str]]:

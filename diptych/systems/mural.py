@@ -20,13 +20,14 @@ BERT-base (`paper`), a head and a learnt temperature for each task, a vocabulary
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import nn
 
 from diptych.config import DataConfig, ImageConfig, Recipe, TextConfig, TrainConfig, UserError
-from diptych.contracts import Batch, LossTerm, System, Tokenizer, Towers
+from diptych.contracts import Batch, LossTerm, Reader, System, Tokenizer, Towers
 from diptych.draw import Draw
 from diptych.image.efficientnet import EfficientNet
 from diptych.image.grid_cnn import GridCNN
@@ -40,35 +41,46 @@ from diptych.text.embedding import TextEmbedding
 class MURAL(ALIGN, System):
     class Config(ALIGN.Config):
         kind: Literal["mural"] = "mural"  # pyright: ignore[reportIncompatibleVariableOverride]
-        t2t: T2T.Config = T2T.Config(temperature=1.0, learnable=True, smoothing=0.1)
+        t2t: T2T.Config | None = T2T.Config(temperature=1.0, learnable=True, smoothing=0.1)  # None: without, for comparison
 
     purpose = ("pretrain", "translations")
 
+    @classmethod
+    def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
+        """Nothing is added; but a loss that nothing is ever asked of would be zero, and silent."""
+        first = (reader[place] for reader in readers for place in range(min(len(reader), 4)))
+        if config.t2t and all(sample.images for sample in first):
+            remedy = "--data names has them, or pairs/train.tsv.gz in a folder of yours; --set system.t2t=null does without"
+            raise UserError(f"mural learns from pairs of texts beside pictures, and these data have none: {remedy}")
+        return config
+
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__(config, tokenizer)
-        self.t2t_head = nn.Linear(config.width, self.text_head.out_features)
-        self.t2t = config.t2t.build()
-        self.t2t_head.apply(initialise)
+        self.t2t = config.t2t.build() if config.t2t else None
+        self.t2t_head = nn.Linear(config.width, self.text_head.out_features) if config.t2t else None
+        if self.t2t_head is not None:
+            self.t2t_head.apply(initialise)
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
         if batch.image_of_BN is None:
             raise UserError(
                 "a whole batch of text pairs: give more pictures (--data PICTURES@WEIGHT), or a larger train.batch_size"
             )
-        return self.t2t.corrupt(self.contrast.corrupt(batch, draw), draw)
+        batch = self.contrast.corrupt(batch, draw)
+        return self.t2t.corrupt(batch, draw) if self.t2t else batch
 
     def towers(self, batch: Batch) -> Towers:
         """Pictures and texts, by the heads of the image-text task."""
         return super().towers(batch)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        text_BD = self.texts(batch)
-        text_BE, said_BE = (F.normalize(head(text_BD).float(), dim=1) for head in (self.text_head, self.t2t_head))
-        beside_pictures = Towers(self.pictures(batch), text_BE, self.contrast.temperature)
-        return {
-            "contrast": self.contrast(beside_pictures, batch),
-            "t2t": self.t2t(translated(said_BE, self.t2t.temperature), batch),
-        }
+        text_BD = self.texts(batch)  # one pass for both
+        text_BE = F.normalize(self.text_head(text_BD).float(), dim=1)
+        losses = {"contrast": self.contrast(Towers(self.pictures(batch), text_BE, self.contrast.temperature), batch)}
+        if self.t2t is not None and self.t2t_head is not None:
+            said_BE = F.normalize(self.t2t_head(text_BD).float(), dim=1)
+            losses["t2t"] = self.t2t(translated(said_BE, self.t2t.temperature), batch)
+        return losses
 
 
 def tiny() -> Recipe:

@@ -116,6 +116,17 @@ def test_each_loss_reaches_its_own_head_and_both_the_one_text_tower():
     assert reached["t2t"] == {"text", "fusion", "t2t_head", "t2t"}
 
 
+def test_pairs_are_needed_by_a_contrast_of_texts():
+    samples = [sample(i) for i in range(4)]
+    samples_reader = type("R", (), {"__len__": lambda _: 4, "__getitem__": lambda _, i: samples[i]})()
+    found = find.system("mural:tiny")
+    with pytest.raises(UserError, match=r"pairs of texts beside pictures, and these data have none: --data names"):
+        found.cls.prepare(found.recipe.system, [samples_reader], TOKENIZER)
+    alone = changed("mural", "t2t=null")
+    assert found.cls.prepare(alone.recipe.system, [samples_reader], TOKENIZER) == alone.recipe.system
+    assert step(alone).keys() == step(changed("align", "piece=null")).keys()
+
+
 def test_pictures_are_needed_by_a_contrast_with_them():
     for name in ("align", "mural"):
         case = Case(name)
