@@ -14,8 +14,9 @@ import diptych
 from diptych import cli, config, find
 from diptych.config import UserError
 from diptych.contracts import IGNORE, ROWS_PER_SAMPLE, Batch, Sample
-from diptych.data import translations, wit
+from diptych.data import languages, translations, wit
 from diptych.data.collate import Collate
+from diptych.data.languages import Languages
 from diptych.data.translations import Translations
 from diptych.draw import Draw
 from diptych.image.efficientnet import EfficientNet
@@ -197,6 +198,18 @@ def test_from_tables_to_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert json.loads(capsys.readouterr().out)["verb"] == "choose"
     assert cli.call(["ask", str(photo), "a cat", "--from", "run"]) == 2
     assert "which text fits a picture best" in capsys.readouterr().err
+
+
+def test_a_gallery_of_each_language(tmp_path: Path):
+    languages.example(tmp_path)
+    reader = Languages.open(tmp_path, "test-de")
+    assert [(reader[i].texts, reader[i].language) for i in (0, 3)] == [(("Katze",), "de"), (("Sonne",), "de")]
+    assert [reader[i].images[0].name for i in range(len(reader))] == ["cat.jpg", "dog.jpg", "boat.jpg", "sun.jpg"]
+    assert Languages.open(tmp_path, "test")[0].texts == ("cat",)
+    with pytest.raises(UserError, match="no name in language 'dee'; did you mean 'de'"):
+        Languages.open(tmp_path, "test-dee")
+    with pytest.raises(UserError, match="no split 'tset'; did you mean 'test'"):
+        Languages.open(tmp_path, "tset")
 
 
 def test_pairs_of_the_embedded_names(tmp_path: Path):
