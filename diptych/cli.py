@@ -23,6 +23,7 @@ import typer
 if TYPE_CHECKING:
     from diptych.config import Recipe
     from diptych.contracts import Reader, System
+    from diptych.data.clean import Align
     from diptych.data.mixture import Source as Mixed
 
 # what a disk or its owner refuses: a matter of the user's machine, wherever it is met
@@ -60,6 +61,7 @@ NEXT = {  # what data of a purpose are first tried with
     "retrieval": "finetune retrieval --from vilt:tiny",
     "documents": "pretrain bert:tiny",
     "probe": "finetune probe --from simclr:tiny",
+    "translations": "pretrain mural:tiny",
 }
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 Data = Annotated[
@@ -237,7 +239,9 @@ def evaluate(
 @app.command()
 def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A question, a statement, or a text with [MASK] in it.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A question, a statement, texts to choose from (a | b), or a text with [MASK].")
+    ],
     source: Source,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")] = Path("answer.png"),
     as_json: AsJson = False,
@@ -248,13 +252,18 @@ def ask(
         from diptych.report.ask import ask_picture
 
         reply = load(source).ask(image, text)
-        drawn = ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4)
+        looked = reply.look if len(reply.look.weight_V) else (None, None)
+        drawn = ask_picture(reply.picture, text, reply.guesses, *looked)
         _put("--out", out, lambda: out.write_bytes(drawn))
         guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
         if reply.verb == "match" and text.rstrip().endswith("?"):
             lines.append(f"(judged as a statement: this run answers no questions yet; diptych finetune vqa --from {source})")
-        say({"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)}, *lines, f"where it looked: {out}")
+        say(
+            {"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)},
+            *lines,
+            f"{'picture' if looked[0] is None else 'where it looked'}: {out}",
+        )
 
 
 @app.command("list")
@@ -321,6 +330,9 @@ def data_check(
     places: Annotated[list[str], typer.Argument(metavar="[KIND:]PATH...", help="Data sets as for --data; or scenes, names.")],
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Only this one.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Decode every picture, not a drawn sample.")] = False,
+    clean: Annotated[
+        str, typer.Option("--clean", metavar="RULES", help="What filters would leave (align); --set clean.short=100 sets one.")
+    ] = "",
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -330,8 +342,12 @@ def data_check(
 
     with _work(as_json) as say:
         from diptych.data import check
+        from diptych.data import clean as cleaner
         from diptych.text import tokenizer
 
+        rules = [setting for setting in settings or [] if setting.startswith("clean.")]
+        settings = [setting for setting in settings or [] if setting not in rules]
+        cleaning = _rules(clean, rules)
         recipe = _resolved(find.system("vilt:tiny").recipe, None, settings)
         words = tokenizer.load(recipe.text.vocab)
         reports = [check.check(place, *find.recognised(place), words, recipe, split, everything) for place in places]
@@ -339,7 +355,12 @@ def data_check(
         for report in reports:
             command = _command(report.name, report.usable, settings)
             told.append({**report.as_json(), "next": command})
-            said += [*check.lines(report), *([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
+            said += check.lines(report)
+            if cleaning:
+                counts = _cleaned(report.name, split, cleaning)
+                told[-1]["cleaned"] = {"rules": clean, "thresholds": cleaning.model_dump(), **counts}
+                said += cleaner.said(counts, clean)
+            said += [*([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
         say({"usable": all(report.usable for report in reports), "data": told}, *said)
     if unusable := [f"{report.name}: {report.verdict}" for report in reports if not report.usable]:
         raise UserError("; ".join(unusable))
@@ -614,6 +635,38 @@ def _command(place: str, usable: list[str], settings: list[str] | None) -> str:
     verb = next((verb for purpose, verb in NEXT.items() if purpose in usable), "data check")
     data = [place] if verb == "data check" else ["--data", place]
     return shlex.join(["diptych", *verb.split(), *data, *(word for setting in settings or [] for word in ("--set", setting))])
+
+
+def _rules(name: str, settings: list[str]) -> Align | None:
+    """The rules of a name with the thresholds that were set."""
+    from pydantic import ValidationError
+
+    from diptych.config import UserError, explain, from_setting, nearest
+    from diptych.data.clean import RULES
+
+    if not name:
+        if settings:
+            raise UserError(f"--set {settings[0]}: a threshold of which rules? --clean {' or '.join(RULES)}")
+        return None
+    if name not in RULES:
+        raise UserError(f"--clean {name}: no such rules{nearest(name, RULES)}")
+    changes = [change for setting in settings for change in from_setting(setting)]
+    for change in changes:
+        if (key := ".".join(change.path[1:])) not in RULES[name].model_fields:
+            raise UserError(f"{change.place}: no threshold '{key}'{nearest(key, RULES[name].model_fields, 'clean.')}")
+    values = {change.path[1]: change.value for change in changes}
+    try:
+        return RULES[name].model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(explain(error, values, ("clean",), changes))) from None
+
+
+def _cleaned(place: str, split: str, rules: Align) -> dict[str, int]:
+    """Counts over the pairs of a data set: of the split that is trained on, if no other is named."""
+    from diptych import find
+    from diptych.data import clean
+
+    return clean.count([source.reader for source in find.readers([place], split or "train", "pretrain")], rules)
 
 
 def _opened(classes: Mapping[str, Any], root: Path, splits: list[str]) -> tuple[str, dict[str, Reader]]:

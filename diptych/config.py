@@ -50,7 +50,7 @@ class Config(BaseModel):
 
 
 class TextConfig(Config):
-    vocab: str = "atelier"  # the shipped vocabulary of the embedded data, or a path: vocab.txt (WordPiece) or tokenizer.json
+    vocab: str = "atelier"  # shipped, for the embedded data; "bytes"; or a path: vocab.txt (WordPiece) or tokenizer.json
     max_tokens: int = Field(default=40, ge=3)  # [CLS] and [SEP] included
 
 
