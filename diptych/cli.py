@@ -356,6 +356,102 @@ def data_show(
         say({"data": place, "split": shown, "readers": [*readers], "page": str(out)}, f"page: {out}")
 
 
+@regions_app.command("train")
+def regions_train(
+    data: Data = None,
+    preset: Annotated[str, typer.Option("--preset", metavar="PRESET", help="Of the detector: tiny, small.")] = "small",
+    file: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The detector's run directory.")] = Path("runs/detector"),
+    resume: Resuming = Resume.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Train a detector on annotated boxes and score it on val; a `pretrain detector` with the score at its end."""
+    from diptych import find
+    from diptych.config import UserError
+
+    found = find.system(f"detector:{preset}")
+    recipe = _resolved(found.recipe, file, settings)
+    specs = data or ["scenes"]
+    about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": {}}
+    with _work(as_json) as say:
+        from diptych.load import load
+        from diptych.regions.score import lines, score
+        from diptych.train import run
+
+        sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        _show(recipe)
+        result = run.pretrain(recipe, found.cls, sources, out, resume=resume.value, about=about)
+        scores, said = {}, []
+        if _speaks():
+            model = load(out)
+            try:
+                for source in find.readers(specs, "val", "pretrain"):
+                    scores[source.name] = score(model.system, model.recipe, model.tokenizer, source.reader)
+                    said += lines(f"{source.name}, val", scores[source.name])
+            except UserError as error:
+                print(f"no score on val at the end: {error}", file=sys.stderr)
+        say({**result, "val": scores}, *said, *_finished(out), f"next: diptych regions extract --from {out} --out runs/regions")
+
+
+@regions_app.command("score")
+def regions_score(
+    source: Source,
+    data: Data = None,
+    split: Annotated[list[str] | None, typer.Option("--split", metavar="SPLIT", help="May be repeated; default: val.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many samples of each split.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a detector on annotated pictures: AP50, names and attributes."""
+    from diptych import find
+
+    with _work(as_json) as say:
+        from diptych.load import load
+        from diptych.regions.score import lines, score
+
+        model = load(source)
+        scores, said = {}, []
+        for part in split or ["val"]:
+            for found in find.readers(data or model.about["data"], part, "pretrain", limit):
+                scores[f"{found.name}, {part}"] = scored = score(model.system, model.recipe, model.tokenizer, found.reader)
+                said += lines(f"{found.name}, {part}", scored)
+        say(scores, *said)
+
+
+@regions_app.command("export")
+def regions_export(
+    store: Annotated[Path, typer.Argument(metavar="STORE")],
+    tsv: Annotated[Path, typer.Argument(metavar="FILE.tsv")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a store in the public layout: a .tsv of base64 lines with its .lineidx."""
+    with _work(as_json) as say:
+        from diptych.regions.store import RegionStore
+        from diptych.regions.tsv import write
+
+        there, written = RegionStore(store), {}
+        _put("FILE.tsv", tsv, lambda: written.update(write(there, tsv)))
+        say(written, f"{tsv}: {written['pictures']:,} pictures, {written['regions']:,} regions of {written['width']} numbers")
+
+
+@regions_app.command("import")
+def regions_import(
+    tsv: Annotated[Path, typer.Argument(metavar="FILE.tsv")],
+    out: Annotated[Path, typer.Option("--out", metavar="STORE", help="The store, a folder; what it holds is kept.")],
+    labels: Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="The table of classes beside it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a store of region features in the public layout."""
+    with _work(as_json) as say:
+        from diptych.regions.tsv import read
+
+        about = (store := read(tsv, out, labels)).about
+        what = (
+            f"{about['pictures']:,} pictures, {about['rows']:,} regions of {store.width} numbers and {len(store.classes)} classes"
+        )
+        say({"store": str(out), **{key: about[key] for key in ("pictures", "rows", "width", "sha256")}}, f"{out}: {what}")
+
+
 @regions_app.command("extract")
 def regions_extract(
     source: Source,
@@ -524,8 +620,13 @@ def _seen(sources: list[Mixed], system: type[System], regions: Path | None) -> l
 
     if regions is None:
         if system.reads_regions:
-            making = "`diptych regions extract` makes one"
-            raise UserError(f"{system.__name__} reads what a detector saw in the pictures: --regions STORE ({making})")
+            making = (
+                "diptych regions train && diptych regions extract --from runs/detector --split train --split val --out runs/regions"
+            )
+            raise UserError(
+                f"{system.__name__} reads what a detector saw in the pictures: --regions STORE. `{making}` makes one for the scenes,"
+                " to be named as --regions runs/regions"
+            )
         return sources
     if not system.reads_regions:
         raise UserError(f"--regions {regions}: {system.__name__} reads no region features; leave it out")

@@ -202,6 +202,12 @@ class RegionDetector(System):
         mask_IR = torch.arange(most, device=finer.device) < length_I1
         return self._regions(found, [F.pad(own, (0, 0, 0, most - len(own))) for own in boxes], mask_IR)
 
+    def attributes(self, regions: Regions) -> Tensor:
+        """[I, R, K] probabilities of what a region looks like, given what it most likely is."""
+        assert regions.feature_IRD is not None and regions.soft_label_IRK is not None
+        logits_PK = self.image.attributes(regions.feature_IRD.flatten(0, 1), regions.soft_label_IRK.argmax(-1).flatten())
+        return logits_PK.softmax(1).unflatten(0, regions.mask_IR.shape)
+
     def _regions(self, found: Found, boxes: list[Tensor], mask_IR: Tensor) -> Regions:
         named = self.image.read(found, boxes)
         shape = mask_IR.shape
