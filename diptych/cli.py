@@ -128,7 +128,7 @@ def pretrain(
     with _work(as_json) as say:
         from diptych.train import run
 
-        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions)
+        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions, pretraining=True)
         held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
         _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about)
@@ -211,7 +211,8 @@ def evaluate(
         recipe = _resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         spec = data or model.about["data"][0]
-        regions = regions or (Path(known) if (known := model.about.get("regions")) else None)
+        known = model.about.get("regions") if model.system.reads_regions else None
+        regions = regions or (Path(known) if known else None)
         found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), type(model.system), regions))
         about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
@@ -611,25 +612,25 @@ def _store(regions: Path | None) -> dict[str, str]:
     return {} if regions is None else {"regions": str(regions)}
 
 
-def _seen(sources: list[Mixed], system: type[System], regions: Path | None) -> list[Mixed]:
-    """Sources whose samples bring what the store holds of their pictures, for a system that reads that."""
+def _seen(sources: list[Mixed], system: type[System], regions: Path | None, pretraining: bool = False) -> list[Mixed]:
+    """Sources whose samples bring what the store holds of their pictures, for a system that reads that or is taught by it."""
     from dataclasses import replace
 
     from diptych.config import UserError
     from diptych.regions.store import RegionStore, WithRegions
 
+    is_read = system.reads_regions or (pretraining and system.taught_by_regions)
     if regions is None:
-        if system.reads_regions:
-            making = (
-                "diptych regions train && diptych regions extract --from runs/detector --split train --split val --out runs/regions"
-            )
+        if is_read:
+            train, extract = "diptych regions train", "diptych regions extract --from runs/detector --split train --split val"
             raise UserError(
-                f"{system.__name__} reads what a detector saw in the pictures: --regions STORE. `{making}` makes one for the scenes,"
-                " to be named as --regions runs/regions"
+                f"{system.__name__} {'reads' if system.reads_regions else 'is taught by'} what a detector saw in the pictures:"
+                f" --regions STORE. `{train} && {extract} --out runs/regions` makes one of the scenes"
             )
         return sources
-    if not system.reads_regions:
-        raise UserError(f"--regions {regions}: {system.__name__} reads no region features; leave it out")
+    if not is_read:
+        when = " after pre-training" if system.taught_by_regions else ""
+        raise UserError(f"--regions {regions}: {system.__name__} reads no region features{when}; leave it out")
     store = RegionStore(regions)
     return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
 
@@ -653,7 +654,7 @@ def _held_out(specs: list[str], system: type[System], regions: Path | None) -> l
     from diptych.config import UserError
 
     try:
-        return _seen(find.readers(specs, "val", system.purpose), system, regions)
+        return _seen(find.readers(specs, "val", system.purpose), system, regions, pretraining=True)
     except UserError as error:
         if _speaks():
             print(f"nothing is measured on val: {error}", file=sys.stderr)

@@ -42,7 +42,7 @@ WORDS = [
     "no",
 ]
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-OF_REGIONS = ("mrfr", "mrc", "mrc_kl")  # labels as long as the batch's longest list of regions
+OF_REGIONS = ("mrfr", "mrc", "mrc_kl", "omvm")  # labels as long as the batch's longest list of regions
 COLOURS, THINGS = ("red", "blue", "green"), ("dog", "cat", "giraffe", "ball")
 SIZES = ((64, 64), (64, 48), (32, 64))
 
@@ -76,6 +76,7 @@ class Samples:
     """As a reader gives them, with what a detector saw where the system reads that."""
 
     fingerprint = "0" * 64
+    region_classes = ("background", *THINGS)
 
     def __init__(self, with_regions: bool):
         self.with_regions = with_regions
@@ -123,7 +124,7 @@ class Case:
             layers, heads = recipe.system.fusion.layers, recipe.system.fusion.heads
             settings = (f"kind={hinge}", f"layers={layers}", f"heads={heads}", "dropout=0")
             recipe = config.resolve(recipe, *(config.from_setting(f"system.fusion.{setting}") for setting in settings))
-        self.samples = Samples(self.cls.reads_regions)
+        self.samples = Samples(self.cls.reads_regions or self.cls.taught_by_regions)
         system = self.cls.prepare(recipe.system, [self.samples], TOKENIZER)
         data = recipe.data.model_copy(update={"texts_per_image": 2})
         self.recipe = recipe.model_copy(update={"system": system, "data": data})
@@ -135,7 +136,7 @@ class Case:
 
     def batch(self, system: System, ids=range(6)) -> Batch:
         """As the loader makes it; sample n has the same content and the same draws in any company."""
-        others = [[sample((i + 2) % 6)] * system.negatives for i in ids]
+        others = [[self.samples[(i + 2) % 6]] * system.negatives for i in ids]
         batch = self.collate([self.samples[i] for i in ids], [[picture(i)] for i in ids], list(ids), Draw(3), others)
         return replace(system.corrupt(system.label(batch), Draw(3)), samples=(), phrases=(), others=())
 
