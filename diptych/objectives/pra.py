@@ -51,7 +51,7 @@ class PRA(nn.Module):
         self._names = sorted(set(names), key=lambda name: (-len(name), name))
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        """`labels["pra"]` [B, T]: the number of the phrase that a token is part of. Before words are hidden, after texts are swapped."""
+        """`labels["pra"]` [B, T]: the number of a token's phrase. After texts are swapped, before words are hidden."""
         label_BT = torch.full_like(batch.text_BT, IGNORE)
         phrases = 0
         picture_B = None if batch.image_of_BN is None else batch.image_of_BN[:, 0]

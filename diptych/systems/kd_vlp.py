@@ -7,13 +7,13 @@
                        |
        teacher: boxes, features and classes of a region store, in pre-training alone
 
-Region systems know objects and are slow, for a detector stands before them; grids are quick and know none. Here the detector says in
-pre-training where objects are, what they look like and what they are called, and is not needed again: fine-tuning, evaluation and
-questions take pictures as they are. One pass serves all four objectives.
+Region systems know objects and are slow, for a detector stands before them; grids are quick and know none. Here the detector says
+in pre-training where objects are, what they look like and what they are called, and is not needed again: fine-tuning, evaluation
+and questions take pictures as they are. One pass serves all four objectives.
 
-A reconstruction: no code was published and the paper's text was not at hand. Known are the abstract and the sketch of both objectives
-(objectives/omvm.py, objectives/pra.py say what is ours). Also ours: one masked pass for all objectives, words and objects of
-mismatched pairs hidden but not asked for, places by nn/place.py, equal weights.
+A reconstruction: no code was published and the paper's text was not at hand. Known are the abstract and the sketch of both
+objectives (objectives/omvm.py and objectives/pra.py say what is ours). Also ours: one masked pass for all objectives, words and
+objects of mismatched pairs hidden but not asked for, places by nn/place.py, equal weights.
 """
 
 from __future__ import annotations
@@ -68,16 +68,15 @@ class KDVLP(System):
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
-        """The teacher's width and class names, where the configuration leaves them open; nothing where both are known."""
-        if config.features and config.names and not any(reader[0].regions for reader in readers):
-            return config
+        """The teacher's width and class names, where the configuration leaves them open and the data brings a teacher."""
+        if not any(reader[0].regions for reader in readers):
+            return config  # pupils are fine-tuned without
         features, _ = of_detector(readers, config.features, len(config.names), ("features", "names"))
         return config.model_copy(update={"features": features, "names": class_names(readers, config.names)})
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()
-        if not config.features or not config.names:
-            raise UserError("system.features and system.names are those of the teacher: training takes them from --regions STORE")
+        has_teacher = config.features and config.names  # if not, it can be fine-tuned, and `corrupt` says why not pre-trained
         self.config = config
         self.image = config.image.build(config.width)
         self.place = Place(config.width)
@@ -85,11 +84,11 @@ class KDVLP(System):
         self.fusion = config.fusion.build(config.width)
         self.mlm = config.mlm.build(config.width, tokenizer)
         self.itm = config.itm.build(config.width)
-        self.omvm = config.omvm.build(config.width, config.features, len(config.names)) if config.omvm else None
-        self.pra = config.pra.build(name_tokens(config.names, tokenizer)) if config.pra else None
+        self.omvm = config.omvm.build(config.width, config.features, len(config.names)) if config.omvm and has_teacher else None
+        self.pra = config.pra.build(name_tokens(config.names, tokenizer)) if config.pra and has_teacher else None
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        if (self.omvm or self.pra) and (batch.regions is None or batch.regions.feature_IRD is None):
+        if (self.config.omvm or self.config.pra) and (batch.regions is None or batch.regions.feature_IRD is None):
             raise UserError(MISSING)
         batch = self.itm.corrupt(batch, draw)
         batch = self.pra.corrupt(batch, draw) if self.pra else batch
@@ -183,9 +182,9 @@ def small() -> Recipe:
 
 
 def paper() -> Recipe:
-    """ResNet-101 with cells of 64 pixels under 12 layers of 768, taught by 2,048 numbers and the classes of a store, cased BERT's words.
+    """ResNet-101 with cells of 64 pixels under 12 layers of 768, taught by 2,048 numbers and the classes of a store.
 
-    Steps, rate and size of pictures are ours: they are not known.
+    Steps, rate and size of pictures are ours: they are not known. Meant with BERT's cased vocabulary (`text.vocab`).
     """
     return Recipe(
         system=KDVLP.Config(features=2048, text=TextEmbedding.Config(positions=512)),

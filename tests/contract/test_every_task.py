@@ -57,7 +57,7 @@ class Case:
         self.tokenizer = vocabulary.load(recipe.text.vocab)
         reader = find.readers([str(scenes)], "train", self.cls.purpose)[0].reader
         self.samples = [reader[i] for i in range(6)]
-        if self.found.cls.reads_regions or self.found.cls.taught_by_regions:
+        if self.found.cls.reads_regions:
             self.samples = SeenSamples(
                 replace(one, regions=tuple(detected(i + n) for n, _ in enumerate(one.images))) for i, one in enumerate(self.samples)
             )
