@@ -128,7 +128,8 @@ def pretrain(
     with _work(as_json) as say:
         from diptych.train import run
 
-        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions, pretraining=True)
+        _regions_suit(found.cls, regions, pretraining=True)
+        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
         held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
         _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about)
@@ -173,10 +174,11 @@ def finetune(
     with _work(as_json) as say:
         from diptych.train import run
 
-        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), system, regions)
+        _regions_suit(system, regions)
+        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
         _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about)
-        validation = _validation(specs[0], task.purpose, system, regions)
+        validation = _validation(specs[0], task.purpose, regions)
         result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *_finished(out))
 
@@ -213,7 +215,8 @@ def evaluate(
         spec = data or model.about["data"][0]
         known = model.about.get("regions") if model.system.reads_regions else None
         regions = regions or (Path(known) if known else None)
-        found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), type(model.system), regions))
+        _regions_suit(type(model.system), regions)
+        found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
         about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
@@ -612,36 +615,42 @@ def _store(regions: Path | None) -> dict[str, str]:
     return {} if regions is None else {"regions": str(regions)}
 
 
-def _seen(sources: list[Mixed], system: type[System], regions: Path | None, pretraining: bool = False) -> list[Mixed]:
-    """Sources whose samples bring what the store holds of their pictures, for a system that reads that or is taught by it."""
-    from dataclasses import replace
-
+def _regions_suit(system: type[System], regions: Path | None, pretraining: bool = False) -> None:
+    """Refuse a missing store, and one that would not be read."""
     from diptych.config import UserError
-    from diptych.regions.store import RegionStore, WithRegions
 
     is_read = system.reads_regions or (pretraining and system.taught_by_regions)
-    if regions is None:
-        if is_read:
-            train, extract = "diptych regions train", "diptych regions extract --from runs/detector --split train --split val"
-            raise UserError(
-                f"{system.__name__} {'reads' if system.reads_regions else 'is taught by'} what a detector saw in the pictures:"
-                f" --regions STORE. `{train} && {extract} --out runs/regions` makes one of the scenes"
-            )
-        return sources
-    if not is_read:
+    if is_read and regions is None:
+        how = "reads" if system.reads_regions else "is taught by"
+        train, extract = "diptych regions train", "diptych regions extract --from runs/detector --split train --split val"
+        raise UserError(
+            f"{system.__name__} {how} what a detector saw in the pictures: --regions STORE."
+            f" `{train} && {extract} --out runs/regions` makes one of the scenes"
+        )
+    if regions is not None and not is_read:
         when = " after pre-training" if system.taught_by_regions else ""
         raise UserError(f"--regions {regions}: {system.__name__} reads no region features{when}; leave it out")
+
+
+def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
+    """Sources whose samples bring what the store, where there is one, holds of their pictures."""
+    from dataclasses import replace
+
+    from diptych.regions.store import RegionStore, WithRegions
+
+    if regions is None:
+        return sources
     store = RegionStore(regions)
     return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
 
 
-def _validation(spec: str, purpose: str, system: type[System], regions: Path | None) -> dict[str, Reader]:
+def _validation(spec: str, purpose: str, regions: Path | None) -> dict[str, Reader]:
     """The `val` split of a data set, where it has one."""
     from diptych import find
     from diptych.config import UserError
 
     try:
-        return {"val": _only(_seen(find.readers([spec], "val", purpose), system, regions)).reader}
+        return {"val": _only(_seen(find.readers([spec], "val", purpose), regions)).reader}
     except UserError as error:
         if _speaks():
             print(f"no score on val at the end: {error}", file=sys.stderr)
@@ -654,7 +663,7 @@ def _held_out(specs: list[str], system: type[System], regions: Path | None) -> l
     from diptych.config import UserError
 
     try:
-        return _seen(find.readers(specs, "val", system.purpose), system, regions, pretraining=True)
+        return _seen(find.readers(specs, "val", system.purpose), regions)
     except UserError as error:
         if _speaks():
             print(f"nothing is measured on val: {error}", file=sys.stderr)
