@@ -33,7 +33,7 @@ HIDDEN, ASKED = 0, 1  # hidden and not asked for; hidden and asked for
 
 class OMVM(nn.Module):
     class Config(config.Config):
-        covered: float = Field(default=0.0, ge=0, lt=1)  # a cell is hidden of which more than this share lies under the region
+        covered: float = Field(default=0.01, ge=0, lt=1)  # a cell is hidden of which more than this share lies under the region
         feature_weight: NonNegativeFloat = 1.0
         class_weight: NonNegativeFloat = 1.0
         weight: PositiveFloat = 1.0

@@ -5,7 +5,7 @@
     target      t_jn = softmax over n of cos(E(p_j), E(l_n)) / target_temperature,   E(.) the mean of word embeddings, no gradient
     L = mean over phrases of true pairs of KL(t_j || s_j)
 
-l_n is what the detector most likely calls region n. Phrases are those that the data marks as objects; a text without marks is
+l_n is what the detector most likely calls region n. Phrases are those that the data marks as objects; a text without any is
 searched for the detector's own class names, the longest first. Nobody says which region a phrase means: names that are near the
 phrase say it, and where two regions have one name, both are meant.
 
@@ -67,14 +67,11 @@ class PRA(nn.Module):
 
     def phrases(self, batch: Batch, b: int) -> list[tuple[int, int]]:
         """Token spans of one row that do not overlap."""
-        marked = batch.phrases[b] if batch.phrases else ()
-        if not marked:
-            return found(batch.text_BT[b].tolist(), batch.word_BT[b].tolist(), self._names)
         spans: list[tuple[int, int]] = []
-        for phrase in sorted(marked):
+        for phrase in sorted(batch.phrases[b] if batch.phrases else (), key=lambda phrase: (phrase.start, phrase.end)):
             if phrase.kind in self.config.kinds and (not spans or phrase.start >= spans[-1][1]):
                 spans.append((phrase.start, phrase.end))
-        return spans
+        return spans or found(batch.text_BT[b].tolist(), batch.word_BT[b].tolist(), self._names)
 
     def forward(self, fused: Fused, batch: Batch, word_KD: Tensor) -> LossTerm:
         """`word_KD`: the word embeddings."""

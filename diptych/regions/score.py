@@ -24,7 +24,7 @@ from diptych.data.collate import Collate
 from diptych.data.stream import InOrder
 from diptych.draw import Draw
 from diptych.metrics.average_precision import Detection, Truth, average_precision
-from diptych.regions.extract import BATCH, Detects
+from diptych.regions.extract import BATCH, Detects, no_regions
 
 
 @runtime_checkable
@@ -51,10 +51,9 @@ def score(
     system.eval()
     for delivery in pictures.loader(recipe.data.workers):
         batch: Batch = delivery.batch.to(device)
-        if batch.regions is None:
-            raise UserError("no box is annotated in these pictures: there is nothing to score a detector by")
+        true = batch.regions or no_regions(len(batch.image_labels["detector"]), device)
         with torch.inference_mode():
-            found, given = system.detect(batch), system.describe(batch, batch.regions)
+            found, given = system.detect(batch), system.describe(batch, true)
             best_IR = system.attributes(given).argmax(-1)
         class_IR, attribute_IRK = batch.image_labels["detector"], batch.image_labels["detector_attributes"]
         assert given.soft_label_IRK is not None and found.soft_label_IRK is not None
@@ -65,21 +64,24 @@ def score(
         described += int(attribute_IRK.any(2).sum())
         sure_IR, class_of_IR = found.soft_label_IRK[..., 1:].max(-1)
         for i in range(len(class_IR)):
-            mask_R, true_R4, is_known_R = found.mask_IR[i], batch.regions.box_IR4[i], is_known_IR[i]
+            mask_R, true_R4, is_known_R = found.mask_IR[i], true.box_IR4[i], is_known_IR[i]
             box_R4, name_R, sure_R = (part[i, mask_R].cpu().numpy() for part in (found.box_IR4, class_of_IR + 1, sure_IR))
             named[0].append(Detection(box_R4, name_R, sure_R))
             named[1].append(Truth(true_R4[is_known_R].cpu().numpy(), class_IR[i, is_known_R].cpu().numpy()))
-            whole_R4 = true_R4[batch.regions.mask_IR[i]].cpu().numpy()
+            whole_R4 = true_R4[true.mask_IR[i]].cpu().numpy()
             anywhere[0].append(Detection(box_R4, np.zeros(len(box_R4)), sure_R))
             anywhere[1].append(Truth(whole_R4, np.zeros(len(whole_R4))))
     system.train(was_training)
+    boxes = sum(len(np.asarray(truth.class_R)) for truth in anywhere[1])
+    if not boxes:
+        raise UserError("no box is annotated in these pictures: there is nothing to score a detector by")
     return {
         "AP50": average_precision(*named),
         "AP50_where": average_precision(*anywhere),
         "class": 100 * right / max(known, 1),
         "attribute": 100 * liked / max(described, 1),
         "pictures": len(named[0]),
-        "boxes": sum(len(np.asarray(truth.class_R)) for truth in anywhere[1]),
+        "boxes": boxes,
         "known_boxes": known,
     }
 

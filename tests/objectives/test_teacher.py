@@ -38,7 +38,8 @@ def test_an_object_is_hidden_whole_and_its_feature_and_class_asked_for():
         drawn.add(r)
         box = batch.regions.box_IR4[picture, r].tolist()
         for v in range(fused.image_BVD.shape[1]):
-            touched = bool(fused.image_mask_BV[b, v]) and common(fused.box_BV4[b, v].tolist(), box) > 1e-9
+            x1, y1, x2, y2 = cell = fused.box_BV4[b, v].tolist()
+            touched = bool(fused.image_mask_BV[b, v]) and common(cell, box) > 0.01 * (x2 - x1) * (y2 - y1)
             wanted_D = objective.hidden_D if touched else fused.image_BVD[b, v]
             assert torch.equal(hidden_BVD[b, v], wanted_D), (b, v)
         state_D = under(fused, b, box)
