@@ -364,6 +364,9 @@ def data_show(
 def regions_train(
     data: Data = None,
     preset: Annotated[str, typer.Option("--preset", metavar="PRESET", help="Of the detector: tiny, small.")] = "small",
+    balance: Annotated[
+        int | None, typer.Option("--balance", min=1, help="Show rare things again until each name has so many boxes in a set.")
+    ] = None,
     file: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The detector's run directory.")] = Path("runs/detector"),
@@ -379,11 +382,18 @@ def regions_train(
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": {}}
     with _work(as_json) as say:
+        from dataclasses import replace
+
         from diptych.load import load
+        from diptych.regions.balance import ClassAware
         from diptych.regions.score import lines, score
+        from diptych.systems.detector import called
         from diptych.train import run
 
         sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        if balance:
+            aliases = recipe.system.aliases
+            sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
         _show(recipe)
         result = run.pretrain(recipe, found.cls, sources, out, resume=resume.value, about=about)
         scores, said = {}, []
