@@ -139,7 +139,8 @@ def pretrain(
     with _several(ranks, recipe), _work(as_json) as say:
         from diptych.train import run
 
-        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions)
+        _regions_suit(found.cls, regions, pretraining=True)
+        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
         held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
         _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
@@ -186,10 +187,11 @@ def finetune(
     with _several(ranks, recipe), _work(as_json) as say:
         from diptych.train import run
 
-        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), system, regions)
+        _regions_suit(system, regions)
+        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
         _show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
-        validation = _validation(specs[0], task.purpose, system, regions)
+        validation = _validation(specs[0], task.purpose, regions)
         result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *_finished(out))
 
@@ -224,8 +226,10 @@ def evaluate(
         recipe = _resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         spec = data or model.about["data"][0]
-        regions = regions or (Path(known) if (known := model.about.get("regions")) else None)
-        found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), type(model.system), regions))
+        known = model.about.get("regions") if model.system.reads_regions else None
+        regions = regions or (Path(known) if known else None)
+        _regions_suit(type(model.system), regions)
+        found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
         about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
@@ -386,6 +390,112 @@ def data_show(
         sheet = samples_page(place, shown, readers, n, seed)
         _put("--out", out, lambda: out.write_text(sheet, encoding="utf-8"))
         say({"data": place, "split": shown, "readers": [*readers], "page": str(out)}, f"page: {out}")
+
+
+@regions_app.command("train")
+def regions_train(
+    data: Data = None,
+    preset: Annotated[str, typer.Option("--preset", metavar="PRESET", help="Of the detector: tiny, small.")] = "small",
+    balance: Annotated[
+        int | None, typer.Option("--balance", min=1, help="Show rare things again until each name has so many boxes in a set.")
+    ] = None,
+    file: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The detector's run directory.")] = Path("runs/detector"),
+    resume: Resuming = Resume.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Train a detector on annotated boxes and score it on val; a `pretrain detector` with the score at its end."""
+    from diptych import find
+    from diptych.config import UserError
+
+    found = find.system(f"detector:{preset}")
+    recipe = _resolved(found.recipe, file, settings)
+    specs = data or ["scenes"]
+    about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": {}}
+    with _work(as_json) as say:
+        from dataclasses import replace
+
+        from diptych.load import load
+        from diptych.regions.balance import ClassAware
+        from diptych.regions.score import lines, score
+        from diptych.systems.detector import called
+        from diptych.train import run
+
+        sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        if balance:
+            aliases = recipe.system.aliases
+            sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
+        _show(recipe)
+        result = run.pretrain(recipe, found.cls, sources, out, resume=resume.value, about=about)
+        scores, said = {}, []
+        if _speaks():
+            model = load(out)
+            try:
+                for source in find.readers(specs, "val", "pretrain"):
+                    scores[source.name] = score(model.system, model.recipe, model.tokenizer, source.reader)
+                    said += lines(f"{source.name}, val", scores[source.name])
+            except UserError as error:
+                print(f"no score on val at the end: {error}", file=sys.stderr)
+        say({**result, "val": scores}, *said, *_finished(out), f"next: diptych regions extract --from {out} --out runs/regions")
+
+
+@regions_app.command("score")
+def regions_score(
+    source: Source,
+    data: Data = None,
+    split: Annotated[list[str] | None, typer.Option("--split", metavar="SPLIT", help="May be repeated; default: val.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many samples of each split.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a detector on annotated pictures: AP50, names and attributes."""
+    from diptych import find
+
+    with _work(as_json) as say:
+        from diptych.load import load
+        from diptych.regions.score import lines, score
+
+        model = load(source)
+        scores, said = {}, []
+        for part in split or ["val"]:
+            for found in find.readers(data or model.about["data"], part, "pretrain", limit):
+                scores[f"{found.name}, {part}"] = scored = score(model.system, model.recipe, model.tokenizer, found.reader)
+                said += lines(f"{found.name}, {part}", scored)
+        say(scores, *said)
+
+
+@regions_app.command("export")
+def regions_export(
+    store: Annotated[Path, typer.Argument(metavar="STORE")],
+    tsv: Annotated[Path, typer.Argument(metavar="FILE.tsv")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a store in the public layout: a .tsv of base64 lines with its .lineidx."""
+    with _work(as_json) as say:
+        from diptych.regions.store import RegionStore
+        from diptych.regions.tsv import write
+
+        there, written = RegionStore(store), {}
+        _put("FILE.tsv", tsv, lambda: written.update(write(there, tsv)))
+        say(written, f"{tsv}: {written['pictures']:,} pictures, {written['regions']:,} regions of {written['width']} numbers")
+
+
+@regions_app.command("import")
+def regions_import(
+    tsv: Annotated[Path, typer.Argument(metavar="FILE.tsv")],
+    out: Annotated[Path, typer.Option("--out", metavar="STORE", help="The store, a folder; what it holds is kept.")],
+    labels: Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="The table of classes beside it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a store of region features in the public layout."""
+    with _work(as_json) as say:
+        from diptych.regions.tsv import read
+
+        about = (store := read(tsv, out, labels)).about
+        what = (
+            f"{about['pictures']:,} pictures, {about['rows']:,} regions of {store.width} numbers and {len(store.classes)} classes"
+        )
+        say({"store": str(out), **{key: about[key] for key in ("pictures", "rows", "width", "sha256")}}, f"{out}: {what}")
 
 
 @regions_app.command("extract")
@@ -584,31 +694,42 @@ def _store(regions: Path | None) -> dict[str, str]:
     return {} if regions is None else {"regions": str(regions)}
 
 
-def _seen(sources: list[Mixed], system: type[System], regions: Path | None) -> list[Mixed]:
-    """Sources whose samples bring what the store holds of their pictures, for a system that reads that."""
+def _regions_suit(system: type[System], regions: Path | None, pretraining: bool = False) -> None:
+    """Refuse a missing store, and one that would not be read."""
+    from diptych.config import UserError
+
+    is_read = system.reads_regions or (pretraining and system.taught_by_regions)
+    if is_read and regions is None:
+        how = "reads" if system.reads_regions else "is taught by"
+        train, extract = "diptych regions train", "diptych regions extract --from runs/detector --split train --split val"
+        raise UserError(
+            f"{system.__name__} {how} what a detector saw in the pictures: --regions STORE."
+            f" `{train} && {extract} --out runs/regions` makes one of the scenes"
+        )
+    if regions is not None and not is_read:
+        when = " after pre-training" if system.taught_by_regions else ""
+        raise UserError(f"--regions {regions}: {system.__name__} reads no region features{when}; leave it out")
+
+
+def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
+    """Sources whose samples bring what the store, where there is one, holds of their pictures."""
     from dataclasses import replace
 
-    from diptych.config import UserError
     from diptych.regions.store import RegionStore, WithRegions
 
     if regions is None:
-        if system.reads_regions:
-            making = "`diptych regions extract` makes one"
-            raise UserError(f"{system.__name__} reads what a detector saw in the pictures: --regions STORE ({making})")
         return sources
-    if not system.reads_regions:
-        raise UserError(f"--regions {regions}: {system.__name__} reads no region features; leave it out")
     store = RegionStore(regions)
     return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
 
 
-def _validation(spec: str, purpose: str, system: type[System], regions: Path | None) -> dict[str, Reader]:
+def _validation(spec: str, purpose: str, regions: Path | None) -> dict[str, Reader]:
     """The `val` split of a data set, where it has one."""
     from diptych import find
     from diptych.config import UserError
 
     try:
-        return {"val": _only(_seen(find.readers([spec], "val", purpose), system, regions)).reader}
+        return {"val": _only(_seen(find.readers([spec], "val", purpose), regions)).reader}
     except UserError as error:
         if _speaks():
             print(f"no score on val at the end: {error}", file=sys.stderr)
@@ -621,7 +742,7 @@ def _held_out(specs: list[str], system: type[System], regions: Path | None) -> l
     from diptych.config import UserError
 
     try:
-        return _seen(find.readers(specs, "val", system.purpose), system, regions)
+        return _seen(find.readers(specs, "val", system.purpose), regions)
     except UserError as error:
         if _speaks():
             print(f"nothing is measured on val: {error}", file=sys.stderr)

@@ -378,6 +378,7 @@ class System(Trainable):
     purpose: ClassVar[str | tuple[str, ...]] = "pretrain"  # what its readers' samples are for: "documents" need no picture
     config: Any  # an instance of its own Config
     reads_regions: ClassVar[bool] = False  # True: its samples bring what a detector saw (--regions STORE)
+    taught_by_regions: ClassVar[bool] = False  # True: they do in pre-training alone
 
     def see(self, batch: Batch) -> Visual:
         """Encode each distinct picture of the batch once."""

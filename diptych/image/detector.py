@@ -5,9 +5,9 @@
     [feature ; Embedding(class)] -> Linear - ReLU - Linear -> attributes
 
 One feature level and anchors that are squares of a few sizes: enough for drawn things of similar size, and a step that a CPU can
-afford. A part of a region is the mean of the cells under it by area (nn/box.py), so padding never enters, as it would by RoIAlign
-at the picture's edge. Boxes are class-agnostic, as is the suppression of overlapping ones, for a region is kept for its feature,
-not for its name (VinVL's extraction does so too). All boxes are xyxy in pixels of the padded canvas inside this file.
+afford. A part of a region is the mean of the cells under it by area, as in nn/box.py, so padding never enters, as it would by
+RoIAlign at the picture's edge. Boxes are class-agnostic, as is the suppression of overlapping ones, for a region is kept for its
+feature, not for its name (VinVL's extraction does so too). All boxes are xyxy in pixels of the padded canvas inside this file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import nms
 
 from diptych import config
 from diptych.contracts import Images, Visual
 from diptych.image.grid_cnn import GridCNN
-from diptych.nn.box import pool, to_cxcywh, to_xyxy
+from diptych.nn.box import to_cxcywh, to_xyxy
 from diptych.nn.transformer import initialise
 
 LARGEST = 4.0  # of the logarithm of a change of size: exp of more is no box
@@ -33,6 +34,7 @@ class Found(NamedTuple):
     """What one look at the pictures gives before any box is chosen."""
 
     visual: Visual
+    shape: tuple[int, int]  # rows and columns of cells
     side_I14: Tensor  # width, height, width, height of each picture
     anchor_A4: Tensor
     is_real_IA: Tensor  # anchors whose centre lies in the picture
@@ -96,7 +98,7 @@ class Detector(nn.Module):
         score_IA = self.score(shared_IDHW).permute(0, 2, 3, 1).flatten(1)
         change_IA4 = self.change(shared_IDHW).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
         is_real_IA = visual.mask_IV.repeat_interleave(len(self.config.anchors), 1)
-        return Found(visual, sides(images), anchor_A4, is_real_IA, score_IA, change_IA4)
+        return Found(visual, (rows, cols), sides(images), anchor_A4, is_real_IA, score_IA, change_IA4)
 
     def anchors(self, rows: int, cols: int, device: torch.device) -> Tensor:
         """[A, 4] cell by cell, each with every size."""
@@ -121,24 +123,32 @@ class Detector(nn.Module):
         return proposals
 
     def read(self, found: Found, boxes: list[Tensor]) -> Named:
-        """The boxes of all pictures, one after the other."""
-        part_C4 = self.parts(found.side_I14.device)
-        regions = []
-        for i, box_P4 in enumerate(boxes):
-            corner_P14, size_P12 = (box_P4 / found.side_I14[i])[:, None], (box_P4[:, 2:] - box_P4[:, :2])[:, None]
-            size_P14 = (size_P12 / found.side_I14[i, :, :2]).repeat(1, 1, 2)
-            part_PC4 = corner_P14[..., :2].repeat(1, 1, 2) + part_C4 * size_P14
-            token_1VD, mask_1V, box_1V4 = (part[i : i + 1] for part in found.visual)
-            regions.append(pool(token_1VD, mask_1V, box_1V4, part_PC4.view(1, -1, 4)).view(len(box_P4), -1))
-        feature_PD = F.relu(self.region(torch.cat(regions)))
+        """The boxes of all pictures, one after the other.
+
+        Cells lie on a grid, so the area that a part shares with a cell is a share of rows times a share of columns: two small
+        products, where weighing every cell for every part (`nn.box.pool`) took more time than the whole network.
+        """
+        box_IP4 = pad_sequence(boxes, batch_first=True)
+        (rows, cols), map_IVD = found.shape, found.visual.token_IVD
+        row_IPCH = self.shares(box_IP4[..., 1], box_IP4[..., 3], found.side_I14[..., 1], rows).to(map_IVD.dtype)
+        col_IPCW = self.shares(box_IP4[..., 0], box_IP4[..., 2], found.side_I14[..., 0], cols).to(map_IVD.dtype)
+        line_IPCX = row_IPCH.flatten(1, 2) @ map_IVD.unflatten(1, (rows, cols)).flatten(2)  # X: columns and width
+        line_IPCWD = line_IPCX.unflatten(1, row_IPCH.shape[1:3]).unflatten(3, (cols, -1))
+        part_IPCCD = col_IPCW[:, :, None] @ line_IPCWD
+        part_PX = torch.cat([part_PCCD[: len(box_P4)] for part_PCCD, box_P4 in zip(part_IPCCD, boxes, strict=True)]).flatten(1)
+        feature_PD = F.relu(self.region(part_PX))
         return Named(feature_PD, self.of_class(feature_PD).float(), self.finer(feature_PD).float())
 
-    def parts(self, device: torch.device) -> Tensor:
-        """[C, 4] the grid on which a region is read, in [0, 1] of it."""
-        edge_N = torch.linspace(0, 1, self.config.cells + 1, device=device)
-        low_C2 = torch.cartesian_prod(edge_N[:-1], edge_N[:-1]).flip(1)
-        high_C2 = torch.cartesian_prod(edge_N[1:], edge_N[1:]).flip(1)
-        return torch.cat([low_C2, high_C2], 1)
+    def shares(self, low_IP: Tensor, high_IP: Tensor, side_I1: Tensor, cells: int) -> Tensor:
+        """[I, P, C, cells] along one axis: what each of a box's C parts takes from each cell, the last of which may be cut."""
+        edge_N = torch.linspace(0, 1, self.config.cells + 1, device=low_IP.device)
+        edge_IPN = low_IP[..., None] + edge_N * (high_IP - low_IP)[..., None]
+        edge_IV = torch.minimum(torch.arange(cells + 1, device=low_IP.device) * self.config.image.cell, side_I1)
+        width_IV, tiny = edge_IV.diff(dim=1), torch.finfo(low_IP.dtype).tiny
+        first_IPCV = torch.maximum(edge_IPN[..., :-1, None], edge_IV[:, None, None, :-1])
+        last_IPCV = torch.minimum(edge_IPN[..., 1:, None], edge_IV[:, None, None, 1:])
+        covered_IPCV = (last_IPCV - first_IPCV).clamp(min=0) / width_IV[:, None, None].clamp(min=tiny)
+        return covered_IPCV / covered_IPCV.sum(3, keepdim=True).clamp(min=tiny)
 
     def attributes(self, feature_PD: Tensor, label_P: Tensor) -> Tensor:
         """[P, K] logits; label: the true class in training, the likeliest afterwards."""

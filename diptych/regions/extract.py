@@ -80,7 +80,7 @@ def extract(
             batch = collate(samples, pictures, list(range(len(samples))), Draw(0)).to(device)
             with torch.inference_mode():
                 if boxes == "true":
-                    found = system.describe(batch, batch.regions or _none(len(samples), device))
+                    found = system.describe(batch, batch.regions or no_regions(len(samples), device))
                 else:
                     assert isinstance(system, Detects)
                     found = system.detect(batch)
@@ -129,6 +129,6 @@ def _apart(pairs: Sequence[tuple[Sample, Pictures]]) -> tuple[list[Sample], list
     return [sample for sample, _ in pairs], [pictures for _, pictures in pairs]
 
 
-def _none(pictures: int, device: torch.device) -> Regions:
+def no_regions(pictures: int, device: torch.device) -> Regions:
     mask: Tensor = torch.zeros(pictures, 1, dtype=torch.bool, device=device)
     return Regions(torch.zeros(pictures, 1, 4, device=device), mask)

@@ -194,6 +194,10 @@ class WithRegions:
     def __len__(self) -> int:
         return len(self.reader)
 
+    @property
+    def region_classes(self) -> tuple[str, ...]:
+        return self.store.classes
+
     def __getitem__(self, index: int) -> Sample:
         sample = self.reader[index]
         return replace(sample, regions=tuple(self.store[image] for image in sample.images))

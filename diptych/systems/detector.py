@@ -6,7 +6,8 @@
     L(region)     = mean over pictures of  the mean over proposals and annotated boxes of -log p(class) + |finer change| (of things)
     L(attributes) = mean over pictures of  the mean over boxes with attributes of -sum over attributes of q log p, q even on its own
 
-Trained on the boxes of any data set (`diptych pretrain detector`); `diptych regions extract` makes a store of what it sees.
+Trained on the boxes of any data set, or of several whose names are merged into one vocabulary (`aliases`, `least_seen`);
+`diptych regions train` trains and scores one, `diptych regions extract` makes a store of what it sees.
 
     difference from Faster R-CNN (Ren et al.)       here
     anchors and proposals are drawn at random       all take part: the same step on any number of ranks; focal loss (Lin et al.,
@@ -18,7 +19,7 @@ Trained on the boxes of any data set (`diptych pretrain detector`); `diptych reg
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -42,6 +43,7 @@ class RegionDetector(System):
         image: Detector.Config = Detector.Config()
         names: tuple[str, ...] = Field(default=(), repr=False)  # taken from the training data where empty
         attributes: tuple[str, ...] = Field(default=(), repr=False)
+        aliases: dict[str, str] = Field(default={}, repr=False)  # name in the data -> what it is called here
         least_seen: int = 1  # a name or attribute that is rarer is left out (VinVL: 30)
         attribute_weight: PositiveFloat = 0.5
 
@@ -53,7 +55,7 @@ class RegionDetector(System):
         attributes: Counter[str] = Counter()
         for reader in readers:
             for sample in (reader[i] for i in range(len(reader))):
-                names.update(box.name for box in sample.boxes if box.name)
+                names.update(called(box.name, config.aliases) for box in sample.boxes if box.name)
                 attributes.update(attribute for box in sample.boxes for attribute in box.attributes)
         if not names:
             raise UserError("a detector learns from boxes with names; the training data has none")
@@ -72,6 +74,10 @@ class RegionDetector(System):
         self._class_of = {name: k for k, name in enumerate(config.names, start=1)}
         self._attribute_of = {name: k for k, name in enumerate(config.attributes)}
 
+    def called(self, name: str) -> str:
+        """What a thing of this name in the data is called here."""
+        return called(name, self.config.aliases)
+
     # --------------------------------------------------------------------------------------------- in the loader
 
     def label(self, batch: Batch) -> Batch:
@@ -85,7 +91,7 @@ class RegionDetector(System):
             for r, box in enumerate(sample.boxes if i >= 0 else ()):
                 assert batch.regions is not None
                 if batch.regions.mask_IR[i, r]:
-                    class_IR[i, r] = self._class_of.get(box.name, IGNORE)
+                    class_IR[i, r] = self._class_of.get(self.called(box.name), IGNORE)
                     attribute_IRK[i, r, [self._attribute_of[a] for a in box.attributes if a in self._attribute_of]] = True
         is_box_IR = class_IR != IGNORE
         has_IR = is_box_IR & attribute_IRK.any(2)
@@ -202,6 +208,12 @@ class RegionDetector(System):
         mask_IR = torch.arange(most, device=finer.device) < length_I1
         return self._regions(found, [F.pad(own, (0, 0, 0, most - len(own))) for own in boxes], mask_IR)
 
+    def attributes(self, regions: Regions) -> Tensor:
+        """[I, R, K] probabilities of what a region looks like, given what it most likely is."""
+        assert regions.feature_IRD is not None and regions.soft_label_IRK is not None
+        logits_PK = self.image.attributes(regions.feature_IRD.flatten(0, 1), regions.soft_label_IRK.argmax(-1).flatten())
+        return logits_PK.softmax(1).unflatten(0, regions.mask_IR.shape)
+
     def _regions(self, found: Found, boxes: list[Tensor], mask_IR: Tensor) -> Regions:
         named = self.image.read(found, boxes)
         shape = mask_IR.shape
@@ -213,6 +225,14 @@ class RegionDetector(System):
 
     def discard_step(self) -> None:
         batch_norm.discard(self)
+
+
+def called(name: str, aliases: Mapping[str, str]) -> str:
+    """An alias may lead to another one; a circle of them ends where it began."""
+    seen = {name}
+    while (following := aliases.get(name, name)) not in seen:
+        seen.add(name := following)
+    return name
 
 
 def _mean_by_picture(loss_P: Tensor, is_asked_P: Tensor, picture_P: Tensor, pictures: int) -> Tensor:

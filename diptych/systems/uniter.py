@@ -34,7 +34,7 @@ from diptych.contracts import IGNORE, Batch, Fused, LossTerm, Reader, System, To
 from diptych.draw import Draw
 from diptych.fusion.dual_stream import DualStream
 from diptych.fusion.single_stream import SingleStream
-from diptych.image.regions import MISSING, RegionTokens, of_rows
+from diptych.image.regions import MISSING, RegionTokens, of_detector, of_rows
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.mrc import MRC
@@ -83,17 +83,10 @@ class UNITER(System):
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
         """The detector's widths, where the configuration leaves them open."""
-        for reader in readers:
-            regions = reader[0].regions
-            if not regions:
-                raise UserError(MISSING)
-            features, classes = regions[0].feature_RD.shape[1], regions[0].soft_label_RK.shape[1]
-            image = config.image.model_copy(update={"features": config.image.features or features})
-            config = config.model_copy(update={"image": image, "classes": config.classes or classes})
-            for key, asked, there in (("image.features", image.features, features), ("classes", config.classes, classes)):
-                if asked != there:
-                    raise UserError(f"system.{key}={asked}, but the region store has {there}: another detector's")
-        return config
+        asked, keys = (config.image.features, config.classes), ("image.features", "classes")
+        features, classes = of_detector(readers, *asked, keys)
+        image = config.image.model_copy(update={"features": features})
+        return config.model_copy(update={"image": image, "classes": classes})
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()

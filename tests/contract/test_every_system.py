@@ -42,7 +42,7 @@ WORDS = [
     "no",
 ]
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-OF_REGIONS = ("mrfr", "mrc", "mrc_kl")  # labels as long as the batch's longest list of regions
+OF_REGIONS = ("mrfr", "mrc", "mrc_kl", "omvm")  # labels as long as the batch's longest list of regions
 COLOURS, THINGS = ("red", "blue", "green"), ("dog", "cat", "giraffe", "ball")
 SIZES = ((64, 64), (64, 48), (32, 64))
 
@@ -76,6 +76,7 @@ class Samples:
     """As a reader gives them, with what a detector saw where the system reads that; two pairs of texts for one that reads those."""
 
     fingerprint = "0" * 64
+    region_classes = ("background", *THINGS)
 
     def __init__(self, with_regions: bool, with_pairs: bool):
         self.with_regions, self.with_pairs = with_regions, with_pairs
@@ -125,7 +126,7 @@ class Case:
             layers, heads = recipe.system.fusion.layers, recipe.system.fusion.heads
             settings = (f"kind={hinge}", f"layers={layers}", f"heads={heads}", "dropout=0")
             recipe = config.resolve(recipe, *(config.from_setting(f"system.fusion.{setting}") for setting in settings))
-        self.samples = Samples(self.cls.reads_regions, "translations" in self.cls.purpose)
+        self.samples = Samples(self.cls.reads_regions or self.cls.taught_by_regions, "translations" in self.cls.purpose)
         system = self.cls.prepare(recipe.system, [self.samples], TOKENIZER)
         data = recipe.data.model_copy(update={"texts_per_image": 2})
         self.recipe = recipe.model_copy(update={"system": system, "data": data})
@@ -137,7 +138,7 @@ class Case:
 
     def batch(self, system: System, ids=range(6)) -> Batch:
         """As the loader makes it; sample n has the same content and the same draws in any company."""
-        others = [[sample((i + 2) % 6)] * system.negatives for i in ids]
+        others = [[self.samples[(i + 2) % 6]] * system.negatives for i in ids]
         own = [self.samples[i] for i in ids]
         pictures = [[picture(i)] * len(one.images) for i, one in zip(ids, own, strict=True)]
         batch = self.collate(own, pictures, list(ids), Draw(3), others)

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from test_every_system import detected
+from test_every_system import THINGS, detected
 
 from diptych import find
 from diptych.atelier import make
@@ -42,6 +42,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "scenes"
 
 
+class SeenSamples(list):
+    """Samples with the names of what a detector saw in them."""
+
+    region_classes = ("background", *THINGS)
+
+
 class Case:
     def __init__(self, system: str, spec: str, scenes: Path):
         self.name, _, setting = spec.partition("+")
@@ -52,9 +58,9 @@ class Case:
         reader = find.readers([str(scenes)], "train", self.cls.purpose)[0].reader
         self.samples = [reader[i] for i in range(6)]
         if self.found.cls.reads_regions:
-            self.samples = [
+            self.samples = SeenSamples(
                 replace(one, regions=tuple(detected(i + n) for n, _ in enumerate(one.images))) for i, one in enumerate(self.samples)
-            ]
+            )
         self.ids = range(len(self.samples))
         key, _, value = setting.partition("=")
         task = self.cls.Config.model_validate({**recipe.task.model_dump(), **({key: value} if key else {})})

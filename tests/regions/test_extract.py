@@ -15,8 +15,10 @@ from diptych.data.mixture import Source
 from diptych.data.picture import decode_sample
 from diptych.draw import Draw
 from diptych.regions.extract import extract
+from diptych.regions.score import score
 from diptych.regions.store import RegionStore
 from diptych.systems.cnn import CNN
+from diptych.systems.detector import RegionDetector
 
 
 def test_annotated_boxes_are_described_picture_by_picture_and_none_twice(tmp_path):
@@ -57,3 +59,33 @@ def test_annotated_boxes_are_described_picture_by_picture_and_none_twice(tmp_pat
     with pytest.raises(UserError, match="begun with other made"):
         extract(system, recipe, TOKENIZER, sources, out, "true", {"from": "another"})
     assert RegionStore(out).fingerprint == store.fingerprint
+
+
+def test_a_detector_is_scored_by_what_it_finds_and_by_what_it_calls_things(tmp_path):
+    """A detector that gives back what is annotated, or something worse."""
+    coco_captions.example(tmp_path)
+    reader = coco_captions.COCOCaptions.open(tmp_path, "val")
+    recipe = find.system("detector:tiny").recipe
+    config = recipe.system.model_copy(update={"names": ("cat", "dog"), "attributes": ("red",)})
+    system = RegionDetector(config, TOKENIZER).eval()
+
+    class Oracle(RegionDetector):
+        says = 2
+
+        def detect(self, batch):
+            soft_IRK = torch.eye(3)[self.says].expand(*batch.regions.mask_IR.shape, 3)
+            return replace(
+                batch.regions, feature_IRD=torch.zeros(*soft_IRK.shape[:2], config.image.features), soft_label_IRK=soft_IRK
+            )
+
+        def describe(self, batch, regions):
+            return self.detect(batch)
+
+    oracle = Oracle(config, TOKENIZER)
+    scored = score(oracle, recipe, TOKENIZER, reader)
+    assert (scored["AP50"], scored["AP50_where"], scored["class"]) == (100, 100, 100)
+    assert (scored["pictures"], scored["boxes"], scored["known_boxes"]) == (4, 4, 4)
+    oracle.says = 1
+    scored = score(oracle, recipe, TOKENIZER, reader)
+    assert (scored["AP50"], scored["AP50_where"], scored["class"]) == (0, 100, 0)
+    assert 0 <= score(system, recipe, TOKENIZER, reader)["AP50"] <= 100
