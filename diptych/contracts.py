@@ -420,7 +420,7 @@ class Task(Trainable):
 
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str]  # what its readers' samples are for
-    reads: ClassVar[Literal["fuse", "see"]] = "fuse"  # what it asks of a system: rows, or pictures alone
+    reads: ClassVar[Literal["fuse", "see", "decode", "detect"]] = "fuse"  # what it asks of a system: rows, pictures, texts, boxes
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System

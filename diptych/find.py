@@ -152,8 +152,9 @@ def suits(task: str, name: str) -> None:
     from diptych.contracts import System
 
     wanted = task_class(task).reads
-    if getattr(system_class(name), wanted) is getattr(System, wanted):
-        does = {"fuse": "bring words and pictures together", "see": "look at pictures"}[wanted]
+    if getattr(system_class(name), wanted, None) is getattr(System, wanted, None):  # not all is in every system's contract
+        can = {"fuse": "bring words and pictures together", "see": "look at pictures"}
+        does = {**can, "decode": "write", "detect": "find things in pictures"}[wanted]
         able = [entry.name for entry in catalogue("systems").values() if wanted in entry.offers]
         raise UserError(f"{task} needs a system that can {does}; {name} does not, these do: {', '.join(able)}")
 

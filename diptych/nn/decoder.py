@@ -1,6 +1,6 @@
 """Transformer decoder layers (Vaswani et al., 2017): tokens attend to one another, then look at something else.
 
-    [ attend to one another -> look at the source -> perceptron ] x layers         norms before or after each part (nn/transformer.py)
+    [ attend to one another -> look at the source -> perceptron ] x layers      norms before or after each part (nn/transformer.py)
 
 Both streams of fusion/dual_stream.py are made of these layers. A `Decoder` is a stack of them that writes (each token attends to
 those before it: `is_causal`) or answers queries in parallel, as DETR's does (Carion et al., 2020): what a query is, or where a cell

@@ -2,8 +2,8 @@
 
     score(text) = sum over its tokens of log p(token | those before) / length ^ length_penalty
 
-A text ends with the `end` token, which counts in its length, or is cut at `most` tokens. A beam of 1 without a penalty is greedy decoding. Texts of a
-row compete with each other only, so a row is written the same in any company.
+A text ends with the `end` token, which counts in its length, or is cut at `most` tokens. A beam of 1 without a penalty is greedy
+decoding. Texts of a row compete with each other only, so a row is written the same in any company.
 """
 
 from __future__ import annotations

@@ -59,17 +59,24 @@ class Captioning(nn.Module):
         first_B1 = batch.text_BT[:, :1]  # never masked or swapped: [CLS] begins every text
         return torch.cat([first_B1, label_BT[:, 1:].clamp(min=0)], 1), is_read_BT
 
-    def forward(self, fused: Fused, batch: Batch, word_KD: Tensor | None = None) -> LossTerm:
-        """`fused.text_BTD`: the decoder's states."""
+    def forward(self, state_BTD: Tensor, batch: Batch, word_KD: Tensor | None = None) -> LossTerm:
+        """`state_BTD`: the decoder's."""
         label_BT = F.pad(batch.labels["captioning"][:, 1:], (0, 1), value=IGNORE)
         is_asked_BT = label_BT != IGNORE
-        logits_PK, label_P = self.head(fused.text_BTD[is_asked_BT], word_KD).float(), label_BT[is_asked_BT]
+        logits_PK, label_P = self.head(state_BTD[is_asked_BT], word_KD).float(), label_BT[is_asked_BT]
         right = (logits_PK.detach().argmax(-1) == label_P).sum()
         count = batch.counts["captioning"]
         loss = F.cross_entropy(logits_PK, label_P, reduction="sum", label_smoothing=self.config.smoothing)
         return LossTerm(loss, count, self.config.weight, {"accuracy": (right, count)})
 
 
+class _Example(Captioning):
+    """A decoder that hands on what it is given."""
+
+    def forward(self, fused: Fused, batch: Batch) -> LossTerm:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(fused.text_BTD, batch)
+
+
 def example() -> tuple[Captioning, Fused, Batch]:
     config = Captioning.Config(tied=False)
-    return Captioning(config, example_rows.WIDTH, example_rows.VOCAB), example_rows.fused(), example_rows.batch()
+    return _Example(config, example_rows.WIDTH, example_rows.VOCAB), example_rows.fused(), example_rows.batch()

@@ -75,7 +75,7 @@ class SetPrediction(nn.Module):
     # --------------------------------------------------------------------------------------------- in the loader
 
     def label(self, batch: Batch) -> Batch:
-        """`object_class` [I, R] and `object_attribute` [I, R, K], bool, of the boxes in `batch.regions`; IGNORE: nothing is asked."""
+        """`object_class` [I, R] and `object_attribute` [I, R, K], bool, of the boxes in `batch.regions`; IGNORE asks nothing."""
         assert batch.images is not None and batch.image_of_BN is not None
         things: list[Sequence[Box]] = [()] * len(batch.images.pixel_I3HW)
         for i, sample in zip(batch.image_of_BN[:, 0].tolist(), batch.samples, strict=True):

@@ -142,18 +142,27 @@ class E2EVLP(System):
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """Two passes through the encoder: texts with gaps beside cells, and cells alone for both roles of the decoder."""
-        assert batch.image_of_BN is not None
-        visual, word_KD = self.see(batch), self.text.word.weight
+        visual = self.see(batch)
         fused = self.fuse(batch, visual, read_BT=batch.labels["mlm"] != IGNORE)
         source = self.source(visual)
-        things = self.detection(self.look_for_things(source), batch)
-        state_BTD = self.read_on(*self.captioning.prefix(batch), source, batch.image_of_BN[:, 0].clamp(min=0))
         return {
-            "mlm": self.mlm(fused, batch, word_KD),
+            "mlm": self.mlm(fused, batch, self.text.word.weight),
             "itm": self.itm(fused, batch),
-            **things,
-            "captioning": self.captioning(fused._replace(text_BTD=state_BTD), batch, word_KD),
+            **self.finding(batch, source),
+            "captioning": self.writing(batch, source),
         }
+
+    def finding(self, batch: Batch, source: Source | None = None) -> dict[str, LossTerm]:
+        """The losses of boxes, classes and attributes; alone, for fine-tuning (tasks/detection.py)."""
+        source = source or self.source(self.see(batch))
+        return self.detection(self.look_for_things(source), batch)
+
+    def writing(self, batch: Batch, source: Source | None = None) -> LossTerm:
+        """The loss of captions; alone, for fine-tuning (tasks/captioning.py)."""
+        assert batch.image_of_BN is not None
+        source = source or self.source(self.see(batch))
+        state_BTD = self.read_on(*self.captioning.prefix(batch), source, batch.image_of_BN[:, 0].clamp(min=0))
+        return self.captioning(state_BTD, batch, self.text.word.weight)
 
     # ----------------------------------------------------------------------------------------- what it can be asked
 
@@ -172,7 +181,7 @@ class E2EVLP(System):
         """Every query's box with its classes, the surest first; most are of the background, and nothing is suppressed."""
         state_IQD = self.look_for_things(self.source(self.see(batch)))[-1]
         chance_IQK = self.detection.classes(state_IQD).float().softmax(-1).roll(1, -1)  # "nothing" is last there
-        order_IQ = chance_IQK[..., 1:].amax(-1).argsort(1, descending=True, stable=True)
+        order_IQ = chance_IQK[..., 1:].amax(-1).argsort(dim=1, descending=True, stable=True)
         box_IQ4 = to_xyxy(self.detection.boxes(state_IQD)).clamp(0, 1)
         box_IQ4, state_IQD, chance_IQK = (part.take_along_dim(order_IQ[..., None], 1) for part in (box_IQ4, state_IQD, chance_IQK))
         return Regions(box_IQ4, torch.ones_like(order_IQ, dtype=torch.bool), state_IQD, chance_IQK)
