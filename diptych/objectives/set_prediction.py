@@ -163,7 +163,8 @@ class SetPrediction(nn.Module):
         of_LIQR = class_IR.clamp(min=0)[None, :, None].expand(*class_LIQK.shape[:3], -1)
         cost_LIQR = -class_LIQK.softmax(-1).gather(-1, of_LIQR)
         if attribute_LIQK is not None:
-            cost_LIQR = cost_LIQR - self.config.attribute_weight * attribute_LIQK.softmax(-1)[..., :-1] @ share_IRK.mT
+            with torch.autocast(share_IRK.device.type, enabled=False):  # which of two is cheaper is not for eight bits to say
+                cost_LIQR = cost_LIQR - self.config.attribute_weight * attribute_LIQK.softmax(-1)[..., :-1] @ share_IRK.mT
         far_LIQR = (box_LIQ4[..., None, :] - to_cxcywh(true_IR4)[:, None]).abs().sum(-1)
         return cost_LIQR + self.config.box_weight * far_LIQR - self.config.giou_weight * giou(to_xyxy(box_LIQ4), true_IR4)
 

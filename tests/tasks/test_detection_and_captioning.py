@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from test_every_system import TOKENIZER, Case, sample
+from test_every_system import TOKENIZER, Case, picture, sample
 
 from diptych import find
 from diptych.config import UserError
 from diptych.contracts import Regions
 from diptych.data.collate import Collate
 from diptych.draw import Draw
+from diptych.load import Model
 from diptych.tasks.captioning import CaptioningTask
 from diptych.tasks.detection import DetectionTask
 from diptych.tasks.detection import finetuning as finetuning_detection
@@ -24,8 +26,6 @@ def case() -> Case:
 
 def batches(case: Case, *groups):
     """As evaluation makes them: every text a row, samples kept."""
-    from test_every_system import picture
-
     collate = Collate(TOKENIZER, case.recipe.text, case.recipe.data, training=False)
     return [collate([case.samples[i] for i in ids], [[picture(i)] for i in ids], list(ids), Draw(0)) for ids in groups]
 
@@ -105,6 +105,19 @@ def test_fine_tuning_is_the_system_s_own_loss_of_it(case, kind):
         torch.testing.assert_close(term.sum, whole[name].sum)
     evaluation = task.eval().evaluate([clean])
     assert len(evaluation.items) == 6 and all(0 <= item["score"] <= 1 for item in evaluation.items)
+
+
+def test_a_model_says_what_it_sees(case):
+    model = Model(case.build().eval(), TOKENIZER, case.recipe, {"system": "e2e_vlp"}, Path("none"))
+    (ids,) = model.system.decode(model._rows(picture(0), [""], labelled=False), 6, 2)
+    assert model.caption(picture(0), beam=2, most=6) == TOKENIZER.decode(ids)
+    things = model.detect(picture(0), top=3)
+    assert len(things) == 3 and things == sorted(things, key=lambda thing: -thing.probability)
+    assert all(thing.name in model.system.region_classes[1:] and len(thing.box) == 4 for thing in things)
+    other = Model(Case("vit").build(), TOKENIZER, Case("vit").recipe, {"system": "vit"}, Path("none"))
+    for verb in (other.caption, other.detect):
+        with pytest.raises(UserError, match="a pre-trained vit cannot"):
+            verb(picture(0))
 
 
 def test_systems_that_cannot_are_refused_and_named():
