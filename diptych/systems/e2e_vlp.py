@@ -232,7 +232,7 @@ def tiny() -> Recipe:
 def small() -> Recipe:
     """For the embedded scenes on two cores, after an image root: `--init image=RUN --init text=RUN` of `cnn:small`.
 
-    The norms stand before the parts: it learns without long warm-up. Scenes hold at most 6 things, where DETR's 100 queries meet up to 60.
+    The norms stand before the parts: it learns without long warm-up. Scenes hold at most 6 things; DETR's 100 queries are for COCO.
     """
     return Recipe(
         system=E2EVLP.Config(
