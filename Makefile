@@ -30,8 +30,12 @@ check: setup  ## format, lint and types; changes nothing
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
 
-bench: setup  ## speed and memory, each as a ratio to a named peer in the same run
+bench: $(VENV)/.bench  ## speed and memory, each as a ratio to a named peer in the same run; for a quiet machine
 	$(PY) -m benchmarks
+
+$(VENV)/.bench: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
 
 docs: $(VENV)/bin/zensical  ## the pages of docs/ as a site, in site/
 	$(VENV)/bin/zensical build --clean --strict

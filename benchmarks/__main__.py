@@ -1,25 +1,65 @@
-"""`python -m benchmarks [NAME ...]`: run all modules of this folder that have a `run`, or those named; print their ratios."""
+"""`python -m benchmarks [NAME ...] [--write FILE]`: run the modules of this folder that have a `run`, or those named.
+
+Their rows are printed as they come. With --write, the part of FILE between `<!-- NAME -->` and `<!-- end of NAME -->` becomes the
+rows of that module as a table, with machine, date and command; what other modules measured stays as it was.
+"""
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import importlib
 import pkgutil
-import platform
-import sys
-
-import torch
+from collections.abc import Sequence
+from pathlib import Path
 
 import benchmarks
+from benchmarks import machine
+from benchmarks.side_by_side import Row
 
 
-def main(names: list[str]) -> None:
-    found = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
-    print(f"{platform.machine()}, {platform.processor() or 'processor unnamed'}, torch {torch.__version__}; medians [least, most]")
-    for name in names or found:
-        module = importlib.import_module(f"benchmarks.{name}")
-        for ratio in module.run() if hasattr(module, "run") else ():
-            print(ratio.line(), flush=True)
+def names() -> list[str]:
+    """The modules that measure something."""
+    found = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.ispkg)
+    return [name for name in found if hasattr(importlib.import_module(f"benchmarks.{name}"), "run")]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    known = names()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory, as ratios to a named peer.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(known)}; all of them if none is named")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this page, between its marks")
+    asked = parser.parse_args(words)
+    for name in asked.names:
+        if name not in known:
+            parser.error(f"no benchmark '{name}'; there are {', '.join(known)}")
+    print(f"{machine.describe()}; medians [least, most]")
+    for name in asked.names or known:
+        rows = []
+        for row in importlib.import_module(f"benchmarks.{name}").run():
+            print(row.line(), flush=True)
+            rows.append(row)
+        if asked.write:
+            asked.write.write_text(written(asked.write.read_text(encoding="utf-8"), name, rows), encoding="utf-8")
+
+
+def written(page: str, name: str, rows: Sequence[Row]) -> str:
+    """The page with the table of one module replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise SystemExit(f"the page has no place for {name}: it needs a line '{begin}' and, below it, '{end}'")
+    return f"{before}{begin}\n{table(name, rows)}\n{end}{after}"
+
+
+def table(name: str, rows: Sequence[Row]) -> str:
+    lines = ["| what | figure | least, most | n | against | how |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        lines.append("| " + " | ".join((row.name, row.figure(), row.spread(), str(row.n), row.peer, row.how)) + " |")
+    date = datetime.datetime.now(datetime.UTC).date()
+    return "\n".join([*lines, "", f"{machine.describe()}. {date}, `python -m benchmarks {name}`."])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

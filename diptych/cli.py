@@ -23,6 +23,7 @@ import typer
 if TYPE_CHECKING:
     from diptych.config import Recipe
     from diptych.contracts import Reader, System
+    from diptych.data.clean import Align
     from diptych.data.mixture import Source as Mixed
 
 # what a disk or its owner refuses: a matter of the user's machine, wherever it is met
@@ -60,6 +61,7 @@ NEXT = {  # what data of a purpose are first tried with
     "retrieval": "finetune retrieval --from vilt:tiny",
     "documents": "pretrain bert:tiny",
     "probe": "finetune probe --from simclr:tiny",
+    "translations": "pretrain mural:tiny",
 }
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 Data = Annotated[
@@ -74,6 +76,13 @@ Regions = Annotated[
     Path | None, typer.Option("--regions", metavar="STORE", help="What a detector saw in the pictures (`diptych regions extract`).")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; by default a name under runs/.")]
+Ranks = Annotated[
+    int | None,
+    typer.Option("--ranks", min=1, metavar="N", help="Processes of this machine. On a CPU one a core, if batches divide."),
+]
+Profiling = Annotated[
+    bool, typer.Option("--profile", help="Record ten steps; profile.html in the run directory shows where time goes.")
+]
 Source = Annotated[str, typer.Option("--from", metavar="RUN", help="A run directory or a Hub repository.")]
 Resuming = Annotated[
     Resume, typer.Option("--resume", help="auto: go on with the run in the directory; never: refuse if there is one.")
@@ -114,6 +123,8 @@ def pretrain(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
+    ranks: Ranks = None,
+    profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
     """Pre-train a system on pictures and texts."""
@@ -125,13 +136,13 @@ def pretrain(
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
     about |= _store(regions)
-    with _work(as_json) as say:
+    with _several(ranks, recipe), _work(as_json) as say:
         from diptych.train import run
 
         sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), found.cls, regions)
         held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
         _show(recipe)
-        options = run.Options(init=_runs(init), resume=resume.value, about=about)
+        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
         result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
         say(result, *_scores(result), *_finished(out))
 
@@ -149,6 +160,8 @@ def finetune(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
+    ranks: Ranks = None,
+    profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a run on a task, or train it from scratch."""
@@ -170,12 +183,12 @@ def finetune(
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
     about |= {"init": _pairs(init), **_store(regions)}
-    with _work(as_json) as say:
+    with _several(ranks, recipe), _work(as_json) as say:
         from diptych.train import run
 
         sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), system, regions)
         _show(recipe)
-        options = run.Options(init=_runs(init), resume=resume.value, about=about)
+        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
         validation = _validation(specs[0], task.purpose, system, regions)
         result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *_finished(out))
@@ -226,7 +239,9 @@ def evaluate(
 @app.command()
 def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A question, a statement, or a text with [MASK] in it.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A question, a statement, texts to choose from (a | b), or a text with [MASK].")
+    ],
     source: Source,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")] = Path("answer.png"),
     as_json: AsJson = False,
@@ -237,13 +252,18 @@ def ask(
         from diptych.report.ask import ask_picture
 
         reply = load(source).ask(image, text)
-        drawn = ask_picture(reply.picture, text, reply.guesses, reply.look.weight_V, reply.look.box_V4)
+        looked = reply.look if len(reply.look.weight_V) else (None, None)
+        drawn = ask_picture(reply.picture, text, reply.guesses, *looked)
         _put("--out", out, lambda: out.write_bytes(drawn))
         guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
         if reply.verb == "match" and text.rstrip().endswith("?"):
             lines.append(f"(judged as a statement: this run answers no questions yet; diptych finetune vqa --from {source})")
-        say({"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)}, *lines, f"where it looked: {out}")
+        say(
+            {"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)},
+            *lines,
+            f"{'picture' if looked[0] is None else 'where it looked'}: {out}",
+        )
 
 
 @app.command("list")
@@ -310,6 +330,9 @@ def data_check(
     places: Annotated[list[str], typer.Argument(metavar="[KIND:]PATH...", help="Data sets as for --data; or scenes, names.")],
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Only this one.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Decode every picture, not a drawn sample.")] = False,
+    clean: Annotated[
+        str, typer.Option("--clean", metavar="RULES", help="What filters would leave (align); --set clean.short=100 sets one.")
+    ] = "",
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -319,8 +342,12 @@ def data_check(
 
     with _work(as_json) as say:
         from diptych.data import check
+        from diptych.data import clean as cleaner
         from diptych.text import tokenizer
 
+        rules = [setting for setting in settings or [] if setting.startswith("clean.")]
+        settings = [setting for setting in settings or [] if setting not in rules]
+        cleaning = _rules(clean, rules)
         recipe = _resolved(find.system("vilt:tiny").recipe, None, settings)
         words = tokenizer.load(recipe.text.vocab)
         reports = [check.check(place, *find.recognised(place), words, recipe, split, everything) for place in places]
@@ -328,7 +355,12 @@ def data_check(
         for report in reports:
             command = _command(report.name, report.usable, settings)
             told.append({**report.as_json(), "next": command})
-            said += [*check.lines(report), *([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
+            said += check.lines(report)
+            if cleaning:
+                counts = _cleaned(report.name, split, cleaning)
+                told[-1]["cleaned"] = {"rules": clean, "thresholds": cleaning.model_dump(), **counts}
+                said += cleaner.said(counts, clean)
+            said += [*([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
         say({"usable": all(report.usable for report in reports), "data": told}, *said)
     if unusable := [f"{report.name}: {report.verdict}" for report in reports if not report.usable]:
         raise UserError("; ".join(unusable))
@@ -437,6 +469,35 @@ def _work(as_json: bool) -> Iterator[Say]:
         print("\n".join(said))
 
 
+@contextmanager
+def _several(wish: int | None, recipe: Recipe) -> Iterator[None]:
+    """This process and as many others as are wished for, or as make a CPU's training fastest."""
+    import torch
+
+    from diptych import launch
+    from diptych.config import UserError
+
+    batch, accumulate, threads = recipe.train.batch_size, recipe.train.accumulate, torch.get_num_threads()
+    is_within = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if launch.is_launched():  # by the same words
+        wish = None
+    if wish is not None and is_within:
+        raise UserError("--ranks starts processes, and torchrun already has: leave one of them out")
+    if wish is not None and batch % (wish * accumulate):
+        raise UserError(f"--ranks {wish}: does not divide train.batch_size={batch} / train.accumulate={accumulate}")
+    if wish is None:
+        # whoever has set a number of threads (OMP_NUM_THREADS) has other plans for the rest of the cores
+        is_free = not (is_within or torch.cuda.is_available()) and threads == launch.cores()
+        wish = launch.fitting(batch, accumulate, threads) if is_free else 1
+    with launch.ranks(wish, _words):
+        if wish > 1:
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
 def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
@@ -466,6 +527,14 @@ def _pairs(init: list[str] | None) -> dict[str, str]:
             raise UserError(f"--init {text}: write it as PART=RUN, for example image=runs/vit-small")
         pairs[part] = run
     return pairs
+
+
+def _profile_page(is_asked: bool) -> Callable[[Any, Path], str] | None:
+    if not is_asked:
+        return None
+    from diptych.report.profile import profile_page
+
+    return profile_page
 
 
 def _runs(init: list[str] | None) -> dict[str, Path]:
@@ -568,6 +637,38 @@ def _command(place: str, usable: list[str], settings: list[str] | None) -> str:
     return shlex.join(["diptych", *verb.split(), *data, *(word for setting in settings or [] for word in ("--set", setting))])
 
 
+def _rules(name: str, settings: list[str]) -> Align | None:
+    """The rules of a name with the thresholds that were set."""
+    from pydantic import ValidationError
+
+    from diptych.config import UserError, explain, from_setting, nearest
+    from diptych.data.clean import RULES
+
+    if not name:
+        if settings:
+            raise UserError(f"--set {settings[0]}: a threshold of which rules? --clean {' or '.join(RULES)}")
+        return None
+    if name not in RULES:
+        raise UserError(f"--clean {name}: no such rules{nearest(name, RULES)}")
+    changes = [change for setting in settings for change in from_setting(setting)]
+    for change in changes:
+        if (key := ".".join(change.path[1:])) not in RULES[name].model_fields:
+            raise UserError(f"{change.place}: no threshold '{key}'{nearest(key, RULES[name].model_fields, 'clean.')}")
+    values = {change.path[1]: change.value for change in changes}
+    try:
+        return RULES[name].model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(explain(error, values, ("clean",), changes))) from None
+
+
+def _cleaned(place: str, split: str, rules: Align) -> dict[str, int]:
+    """Counts over the pairs of a data set: of the split that is trained on, if no other is named."""
+    from diptych import find
+    from diptych.data import clean
+
+    return clean.count([source.reader for source in find.readers([place], split or "train", "pretrain")], rules)
+
+
 def _opened(classes: Mapping[str, Any], root: Path, splits: list[str]) -> tuple[str, dict[str, Reader]]:
     """The first of several splits that any reader has, and the readers that have it."""
     from diptych.config import UserError
@@ -586,8 +687,8 @@ def _opened(classes: Mapping[str, Any], root: Path, splits: list[str]) -> tuple[
 
 
 def _scores(result: Mapping[str, Any]) -> list[str]:
-    """A result as a table: metric, value, 95 % interval."""
-    if result["split"] == "train":
+    """A result as a table: metric, value, 95 % interval. Ranks other than the first have none."""
+    if not result or result["split"] == "train":
         return []
     asked = {None: "samples", "retrieval": "queries"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]
@@ -600,12 +701,17 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_words: list[str] = []  # of the command that is being carried out
+
+
 def main() -> None:
     sys.exit(call())
 
 
 def call(words: Sequence[str] | None = None) -> int:
     """Carry out one command line (default: this process's own); its exit code. Complaints go to standard error."""
+    global _words
+    _words = sys.argv[1:] if words is None else list(words)
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer Typers carry inside themselves
     try:
         return app(None if words is None else list(words), prog_name="diptych", standalone_mode=False) or 0
@@ -646,7 +752,9 @@ def _explain(error: Exception) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    if _speaks():
+    from diptych.launch import is_launched
+
+    if _speaks() or is_launched():  # one that was launched speaks to who launched it
         print(f"diptych: {' '.join(message.split())}", file=sys.stderr)
     return code
 

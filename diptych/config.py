@@ -27,6 +27,7 @@ from pydantic import (
     SerializeAsAny,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 
@@ -49,12 +50,13 @@ class Config(BaseModel):
 
 
 class TextConfig(Config):
-    vocab: str = "atelier"  # the shipped vocabulary of the embedded data, or a path: vocab.txt (WordPiece) or tokenizer.json
-    max_tokens: PositiveInt = 40
+    vocab: str = "atelier"  # shipped, for the embedded data; "bytes"; or a path: vocab.txt (WordPiece) or tokenizer.json
+    max_tokens: int = Field(default=40, ge=3)  # [CLS] and [SEP] included
 
 
 Side = Annotated[int, Field(gt=0, le=16_384)]  # pixels
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ImageConfig(Config):
@@ -64,6 +66,12 @@ class ImageConfig(Config):
     long: Side = 128
     multiple: Side = 32
     augment: Literal["none", "flip", "randaugment"] = "none"  # randaugment: N = 2, M = 9, without inversion and cutout
+
+    @model_validator(mode="after")
+    def _sides(self) -> ImageConfig:
+        if not self.multiple <= self.short <= self.long:
+            raise ValueError(f"multiple={self.multiple}, short={self.short}, long={self.long}: each may be at most the next")
+        return self
 
 
 class PairsConfig(Config):
@@ -90,13 +98,14 @@ class TrainConfig(Config):
     warmup: float = Field(default=0.1, ge=0, le=1)  # share of the steps
     warmup_from: float = Field(default=0.0, ge=0, le=1)  # share of the rate that the warm-up starts from
     schedule: Literal["linear", "cosine", "constant", "steps"] = "linear"
-    milestones: tuple[float, ...] = ()  # shares of the steps after which "steps" multiplies the rate by `drop`
+    milestones: tuple[Share, ...] = ()  # shares of the steps after which "steps" multiplies the rate by `drop`
     drop: PositiveFloat = 0.1
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
     weight_decay: float = Field(default=0.01, ge=0)
     clip: PositiveFloat | None = 1.0  # global norm of the gradient
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device multiplies it faster
+    recompute: bool = False  # layers keep their input alone for the backward pass: less memory, about a third more time
     max_skipped: PositiveInt = 10  # steps in a row whose loss or gradient is not finite; then training stops
     freeze: tuple[str, ...] = ()  # prefixes of parameter names
     seed: int = 0

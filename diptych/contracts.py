@@ -330,7 +330,7 @@ class ParamGroup(NamedTuple):
     name: str
     lr_factor: float = 1.0
     weight_decay: bool | float = True  # True: `train.weight_decay`; a number: that one
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
 
 
 class Trainable(nn.Module):
@@ -375,7 +375,7 @@ class System(Trainable):
     """A paper: encoders, hinge and objectives, all visible in one file."""
 
     Config: ClassVar[type[Config]]
-    purpose: ClassVar[str] = "pretrain"  # what its readers' samples are for: "documents" need no picture
+    purpose: ClassVar[str | tuple[str, ...]] = "pretrain"  # what its readers' samples are for: "documents" need no picture
     config: Any  # an instance of its own Config
     reads_regions: ClassVar[bool] = False  # True: its samples bring what a detector saw (--regions STORE)
 
@@ -396,6 +396,10 @@ class System(Trainable):
     def read(self, batch: Batch) -> Fused:
         """Encode rows of text alone, pictures or not: no visual tokens come out."""
         raise NotImplementedError(f"{type(self).__name__} does not offer `read`")
+
+    def towers(self, batch: Batch) -> Towers:
+        """Pictures (a) and texts (b) of the rows, apart from each other; a is zero in rows without a picture."""
+        raise NotImplementedError(f"{type(self).__name__} does not offer `towers`")
 
     def match(self, fused: Fused) -> Tensor:
         """[B] logit that the text belongs to the picture."""
@@ -420,7 +424,7 @@ class Task(Trainable):
 
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str]  # what its readers' samples are for
-    reads: ClassVar[Literal["fuse", "see", "decode", "detect"]] = "fuse"  # what it asks of a system: rows, pictures, texts, boxes
+    reads: ClassVar[tuple[Literal["fuse", "see", "towers", "decode", "detect"], ...]] = ("fuse",)  # asked of a system: any will do
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System

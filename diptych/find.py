@@ -98,9 +98,7 @@ def _bases(node: ast.ClassDef) -> set[str]:
 _IS_MAIN: Mapping[str, Callable[[ast.ClassDef], bool]] = {
     "systems": lambda node: "System" in _bases(node),
     "tasks": lambda node: "Task" in _bases(node),
-    "objectives": lambda node: (
-        "Module" in _bases(node) and any(isinstance(n, ast.ClassDef) and n.name == "Config" for n in node.body)
-    ),
+    "objectives": lambda node: any(isinstance(n, ast.ClassDef) and n.name == "Config" for n in node.body),
     "data": lambda node: any(isinstance(n, ast.FunctionDef) and n.name == "recognises" for n in node.body),
 }
 
@@ -151,11 +149,12 @@ def suits(task: str, name: str) -> None:
     """Refuse a task on a system that lacks what the task reads."""
     from diptych.contracts import System
 
-    wanted = task_class(task).reads
-    if getattr(system_class(name), wanted, None) is getattr(System, wanted, None):  # not all is in every system's contract
-        can = {"fuse": "bring words and pictures together", "see": "look at pictures"}
-        does = {**can, "decode": "write", "detect": "find things in pictures"}[wanted]
-        able = [entry.name for entry in catalogue("systems").values() if wanted in entry.offers]
+    wanted, kind = task_class(task).reads, system_class(name)
+    if all(getattr(kind, offer, None) is getattr(System, offer, None) for offer in wanted):  # decode and detect few systems have
+        can = {"fuse": "bring words and pictures together", "see": "look at pictures", "towers": "compare pictures with texts"}
+        can |= {"decode": "write", "detect": "find things in pictures"}
+        does = " or ".join(can[offer] for offer in wanted)
+        able = [entry.name for entry in catalogue("systems").values() if set(wanted) & set(entry.offers)]
         raise UserError(f"{task} needs a system that can {does}; {name} does not, these do: {', '.join(able)}")
 
 
@@ -298,8 +297,8 @@ def parse_spec(text: str) -> Spec:
     return Spec(text, kind, Path(path), weight)
 
 
-def readers(specs: Sequence[str], split: str, purpose: str, limit: int | None = None) -> list[Source]:
-    """Open data sets for one purpose ("pretrain", or a task's); all that serves it at a path, unless a kind is named.
+def readers(specs: Sequence[str], split: str, purpose: str | tuple[str, ...], limit: int | None = None) -> list[Source]:
+    """Open data sets for a purpose ("pretrain", or a task's) or any of several; all that serves it, unless a kind is named.
 
     `scenes` and `names` are the embedded data, made on the way where they are not there yet.
     """
@@ -366,19 +365,20 @@ def _root(spec: Spec) -> Path:
     return root
 
 
-def _reader_classes(spec: Spec, root: Path, purpose: str | None) -> dict[str, Any]:
+def _reader_classes(spec: Spec, root: Path, purpose: str | tuple[str, ...] | None) -> dict[str, Any]:
     """The readers that fit a path and a purpose (or any); a refusal says what was found there and what was looked for."""
-    known = catalogue("data")
-    fit = {name: entry for name, entry in known.items() if purpose is None or purpose in entry.purposes}
+    known, purposes = catalogue("data"), (purpose,) if isinstance(purpose, str) else purpose or ()
+    fit = {name: entry for name, entry in known.items() if not purposes or set(purposes) & set(entry.purposes)}
+    asked = " or ".join(purposes)
     if spec.kind:
         if spec.kind not in fit:
-            purposes = ", ".join(known[spec.kind].purposes)
-            raise UserError(f"--data {spec.text}: {spec.kind} is for {purposes}; for {purpose}: {', '.join(fit) or 'none'}")
+            serves = ", ".join(known[spec.kind].purposes)
+            raise UserError(f"--data {spec.text}: {spec.kind} is for {serves}; for {asked}: {', '.join(fit) or 'none'}")
         fit = {spec.kind: fit[spec.kind]}
     if not root.exists():
         raise UserError(f"--data {spec.text}: no such file or folder{_near_path(root)}")
     found = _contents(root)
-    if purpose or spec.kind:
+    if purposes or spec.kind:
         looked_for = "looked for " + "; or ".join(f"{entry.needs or entry.about} ({name})" for name, entry in fit.items())
     else:
         looked_for = "looked for captions.jsonl, a .jsonl file of questions, or a public layout (`diptych list data`)"
@@ -390,7 +390,7 @@ def _reader_classes(spec: Spec, root: Path, purpose: str | None) -> dict[str, An
     others = [name for name in known if name not in fit and _reader_class(name).recognises(root)]
     instead = "".join(f"; {name} can read it, for {', '.join(known[name].purposes)}" for name in others)
     raise UserError(
-        f"--data {spec.text}: nothing {f'for {purpose}' if purpose else 'known'} in it (found {found}); {looked_for}{instead}"
+        f"--data {spec.text}: nothing {f'for {asked}' if purposes else 'known'} in it (found {found}); {looked_for}{instead}"
     )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from diptych import find
 from diptych.checkpoint import load_weights, read_weights, weights_of, write_file, write_json
 from diptych.config import Recipe, UserError
-from diptych.contracts import Batch, Fused, Sample, System, Task, Tokenizer
+from diptych.contracts import Batch, Fused, Sample, System, Task, Tokenizer, Towers
 from diptych.data.collate import Collate
 from diptych.data.picture import BrokenPicture, decode, decode_sample
 from diptych.draw import Draw
@@ -130,8 +130,32 @@ class Model:
     # -------------------------------------------------------------------------------------------------------- verbs
 
     @torch.inference_mode()
+    def embed_image(self, image: Picture) -> NDArray[np.float32]:
+        """[E] of length one: its products with `embed_text`'s are cosines."""
+        return self._towers(image, [""]).a_BE[0].cpu().numpy()
+
+    @torch.inference_mode()
+    def embed_text(self, text: str | Sequence[str]) -> NDArray[np.float32]:
+        """[B, E] of length one, a row for each text."""
+        return self._towers(None, [text] if isinstance(text, str) else text).b_BE.cpu().numpy()
+
+    @torch.inference_mode()
+    def choose(self, image: Picture, texts: Sequence[str]) -> list[Guess]:
+        """Which of several texts is about the picture, best first: zero-shot classification, where they are names of classes."""
+        if self._has_towers:
+            towers = self._towers(image, texts)
+            chance_B = ((towers.a_BE * towers.b_BE).sum(1) / towers.temperature).softmax(0)
+        else:
+            chance_B = torch.tensor(self.match(image, texts)).logit().softmax(0)
+        guesses = [Guess(text, chance) for text, chance in zip(texts, chance_B.tolist(), strict=True)]
+        return sorted(guesses, key=lambda guess: -guess.probability)
+
+    @torch.inference_mode()
     def match(self, image: Picture, text: str | Sequence[str]) -> list[float]:
         """The probability, for each text, that it is true of the picture."""
+        if self._has_towers:
+            several = "give several texts, as in 'a cat | a dog'"
+            raise UserError(f"a {self.about['system']} tells which text fits a picture best, not whether one does: {several}")
         if type(self.system).match is System.match:
             raise self._cannot("tell matches", "retrieval")
         fused = self.system.fuse(self._rows(image, [text] if isinstance(text, str) else text))
@@ -188,11 +212,16 @@ class Model:
 
     @torch.inference_mode()
     def ask(self, image: Picture, text: str, top: int = 5) -> Reply:
-        """Whatever the head answers, and where the model looked: words for the first [MASK], else an answer, else a match."""
+        """Whatever the head answers, and where the model looked: words for the first [MASK], else an answer, else a match.
+
+        Texts between bars ("a cat | a dog") are chosen from.
+        """
         if "[MASK]" in text:
             verb, guesses = "fill", self.fill(image, text, top)[0]
         elif isinstance(self.task, Answers):
             verb, guesses = "answer", self.answer(image, text, top)
+        elif len(texts := [part.strip() for part in text.split("|") if part.strip()]) > 1:
+            verb, guesses = "choose", self.choose(image, texts)[:top]
         else:
             (yes,) = self.match(image, text)
             both = [Guess("matches", yes), Guess("does not match", 1 - yes)]
@@ -215,7 +244,9 @@ class Model:
 
     @torch.inference_mode()
     def look(self, image: Picture, text: str) -> Look:
-        """What the hidden word looks at: the first [MASK] (of a cloze, behind the question), or else [CLS]."""
+        """What the hidden word looks at: the first [MASK] (of a cloze, behind the question), or else [CLS]; of towers, nothing."""
+        if self._has_towers:
+            return Look(np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
         batch = self._rows(image, [text])
         hidden = (batch.text_BT[0] == self.tokenizer.mask_id).nonzero()[:, 0].tolist()
         with record() as seen:
@@ -262,6 +293,15 @@ class Model:
         find.suits(name, self.about["system"])
         config = find.task(name).finetuning(self.recipe).task
         return kind(config, self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
+
+    @property
+    def _has_towers(self) -> bool:
+        return type(self.system).towers is not System.towers
+
+    def _towers(self, image: Picture | None, texts: Sequence[str]) -> Towers:
+        if not self._has_towers:
+            raise self._cannot("embed pictures or texts by themselves")
+        return self.system.towers(self._rows(image, texts, labelled=False))
 
     def _rows(self, image: Picture | None, texts: Sequence[str], labelled: bool = True) -> Batch:
         """The texts beside one picture, or none, as rows of one batch."""

@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each room imports from rooms on lines above it and from itself; rooms on one line don't know one another.
 LEVELS = (
-    ("contracts", "config", "draw"),
+    ("contracts", "config", "draw", "launch"),
     ("nn", "dist", "checkpoint"),
     ("image", "text", "fusion", "objectives", "data", "metrics", "atelier"),
     ("weights", "systems", "tasks"),
@@ -24,7 +24,14 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # `atelier` writes what `data` reads; within a line, `contracts`, `load` and `study` lean on the ones named here.
-ALLOWED = {("atelier", "data"), ("contracts", "config"), ("contracts", "draw"), ("load", "find"), ("study", "report")}
+ALLOWED = {
+    ("atelier", "data"),
+    ("contracts", "config"),
+    ("contracts", "draw"),
+    ("launch", "config"),
+    ("load", "find"),
+    ("study", "report"),
+}
 TORCHLESS = ("data", "atelier", "metrics")
 
 

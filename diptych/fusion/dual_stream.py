@@ -87,7 +87,7 @@ class DualStream(nn.Module):
         read_BT: Tensor | None = None,
         read_BV: Tensor | None = None,
     ) -> Fused:
-        """`read_BT`: as in `System.fuse`; the text's last layer is computed for those alone. `read_BV` saves nothing yet."""
+        """`read_BT`, `read_BV`: as in `System.fuse`; both streams' last layers are computed for those alone."""
         pictures = image_of_BN.shape[1]
         if pictures > self.config.pictures:
             places = self.config.pictures
@@ -107,21 +107,29 @@ class DualStream(nn.Module):
             source = Source(visual.token_IVD, visual.token_IVD + place_IVD, visual.mask_IV)
             looking = Benches.of(image_of_BN[text.row_P, 0], len(visual.mask_IV))
         own_image = image.benches(by_length) if self.image_layers is not None else own
-        read = None
+        read = read_image = None
         if read_BT is not None:
             is_first_T = torch.arange(read_BT.shape[1], device=read_BT.device) == 0
             read = text.which(read_BT | is_first_T)
+            read_image = image.which(torch.zeros_like(rows.mask_BV) if read_BV is None else read_BV.expand_as(rows.mask_BV))
         last, middle_PD = len(self.text_layers) - 1, text_PD
         for n, layer in enumerate(self.text_layers):
             middle_PD = text_PD
             text_PD = layer(text_PD, own, source, looking, read if n == last else None)
-            if self.image_layers is not None:
+            if self.image_layers is not None and (n < last or read_image is None or read_image.real):
                 words_BTD = text.unpack(middle_PD)
-                image_QD = self.image_layers[n](image_QD, own_image, Source(words_BTD, words_BTD, text_mask_BT), own_image)
-                image_BVD = image.unpack(image_QD)
-                source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
+                words = Source(words_BTD, words_BTD, text_mask_BT)
+                image_QD = self.image_layers[n](image_QD, own_image, words, own_image, read_image if n == last else None)
+                if n < last:
+                    image_BVD = image.unpack(image_QD)
+                    source = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV)
         text_BTD = (text if read is None else text.only(read)).unpack(self.text_norm(text_PD))
         if self.image_final_norm is not None:
-            image_BVD = self.image_final_norm(image_BVD)
+            if read_image is None:
+                image_BVD = image.unpack(self.image_final_norm(image_QD))
+            elif read_image.real:
+                image_BVD = image.only(read_image).unpack(self.image_final_norm(image_QD))
+            else:
+                image_BVD = torch.zeros_like(image_BVD)
         pooled_BD, middle_BTD = self.pooler(text_BTD), text.unpack(middle_PD)
         return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, pooled_BD, middle_BTD)

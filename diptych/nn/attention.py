@@ -49,7 +49,7 @@ def is_recording() -> bool:
 
 
 def probabilities(q_BHTC: Tensor, k_BHSC: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, H, T, S] fp32. A query without any real key is spread evenly over padding: its output has to be discarded."""
+    """[B, H, T, S]. A query without any real key is spread evenly over padding: its output has to be discarded."""
     batch, heads, _, width = q_BHTC.shape
     bias = q_BHTC.new_zeros(1)
     if mask is not None:
@@ -57,8 +57,9 @@ def probabilities(q_BHTC: Tensor, k_BHSC: Tensor, mask: Tensor | None) -> Tensor
         bias = q_BHTC.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(q_BHTC.dtype).min)
         bias = bias.expand(batch, heads, -1, -1).flatten(0, 1)
     score = torch.baddbmm(bias, q_BHTC.flatten(0, 1), k_BHSC.flatten(0, 1).mT, alpha=1 / math.sqrt(width))
-    # fp32: more exact, and on CPUs the bf16 softmax is 2 to 10 times slower where S is no multiple of 16
-    return score.softmax(-1, dtype=torch.float32).unflatten(0, (batch, heads))
+    # autocast would give fp32 for bf16: sums are fp32 inside either way, and the large tensors would be converted to and fro
+    with torch.autocast(score.device.type, enabled=False):
+        return score.softmax(-1).unflatten(0, (batch, heads))
 
 
 def attend(q_BHTC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -67,11 +68,12 @@ def attend(q_BHTC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None =
     A query without any real key gets zeros, without gradient.
     """
     if q_BHTC.device.type == "cpu" and q_BHTC.dtype == torch.bfloat16:
-        # here torch's fused kernel takes 2.4 to 2.9 times as long as two products and a softmax;
+        # here torch's fused kernel takes as long as two products and a softmax with AMX, and 2.4 to 2.9 times as long without;
         # in fp32 it is the faster one, 1.1 to 1.5 times
-        prob_BHTS = probabilities(q_BHTC, k_BHSC, mask).to(v_BHSC.dtype)
+        prob_BHTS = probabilities(q_BHTC, k_BHSC, mask)
         mixed_BHTC = (F.dropout(prob_BHTS, dropout) if dropout else prob_BHTS) @ v_BHSC
-        return mixed_BHTC if mask is None else mixed_BHTC * mask.any(-1, keepdim=True)
+        has_key = mask.any(-1, keepdim=True) if mask is not None else None
+        return mixed_BHTC if has_key is None or bool(has_key.all()) else mixed_BHTC * has_key
     return F.scaled_dot_product_attention(q_BHTC, k_BHSC, v_BHSC, attn_mask=mask, dropout_p=dropout)
 
 
@@ -84,7 +86,7 @@ def multi_head(
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q_BTD, k_BSD, v_BSD))
     seen = _recording.get()
     if seen is not None:
-        prob_BHTS = probabilities(q, k, mask).detach()
+        prob_BHTS = probabilities(q, k, mask).detach().float()
         seen.append(Seen(module, prob_BHTS if mask is None else prob_BHTS * mask))
     return attend(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
 
@@ -131,10 +133,10 @@ class Attention(nn.Module):
             pair_PD = F.linear(x_PD, self.qkv.weight[width:], self.qkv.bias[width:])
         parts = []
         for here, ask in zip(benches.groups, asking.groups, strict=True):
-            key, value = here.seat(pair_PD[here.token_G]).chunk(2, -1)
+            key, value = here.seat(pair_PD).chunk(2, -1)
             mask = here.mask_SN
             if is_causal:  # seats are in the order of the text
                 mask = mask[:, None] & mask.new_ones(2 * mask.shape[1:]).tril()
-            mixed = multi_head(self, self.heads, ask.seat(query_RD[ask.token_G]), key, value, mask, dropout)
+            mixed = multi_head(self, self.heads, ask.seat(query_RD), key, value, mask, dropout)
             parts.append(ask.rise(mixed))
         return self.out(asking.gather(parts))

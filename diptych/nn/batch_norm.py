@@ -6,18 +6,23 @@ What differs from torch's: statistics leave padding out and are taken over all r
 SyncBatchNorm does not run on CPUs); and running statistics are only staged in `forward`. `commit` folds in what a successful step
 has staged (the mean over its micro-steps, each of which is normalised by itself), `discard` drops it.
 
-With `over_ranks` off, every call is a normalisation group of its own (MoCo's shuffled groups): what ranks have staged meets in
-`commit`, which then has to be called on all of them.
+With `over_ranks` off, every call is a normalisation group of its own (MoCo's shuffled groups, the pieces of nn/pieces.py): what
+ranks have staged meets in `commit`, which then has to be called on all of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as torch_dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_is_again: ContextVar[bool] = ContextVar("a forward pass that is done again", default=False)
 
 
 class BatchNorm(nn.Module):
@@ -42,7 +47,7 @@ class BatchNorm(nn.Module):
             mean_C, var_C = torch.zeros_like(self.running_mean_C), torch.zeros_like(self.running_var_C)
             # with momentum 1 torch's fused kernel leaves the batch's own statistics in these two
             y_ICHW = F.batch_norm(x_ICHW, mean_C, var_C, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-            self._staged.append((mean_C, var_C))
+            self._stage(mean_C, var_C)
             return y_ICHW
         x32_ICHW = x_ICHW.float()
         is_real_I1HW = x32_ICHW.new_ones(x_ICHW.shape[0], 1, *x_ICHW.shape[2:]) if mask_IHW is None else mask_IHW[:, None].float()
@@ -53,8 +58,12 @@ class BatchNorm(nn.Module):
         away_ICHW = x32_ICHW - mean_C[:, None, None]
         var_C = total((away_ICHW.square() * is_real_I1HW).sum((0, 2, 3))) / count
         scale_C = self.weight * (var_C + self.eps).rsqrt()
-        self._staged.append((mean_C.detach(), var_C.detach() * count / (count - 1).clamp(min=1)))
+        self._stage(mean_C.detach(), var_C.detach() * count / (count - 1).clamp(min=1))
         return (away_ICHW * scale_C[:, None, None] + self.bias[:, None, None]).to(x_ICHW.dtype)
+
+    def _stage(self, mean_C: Tensor, var_C: Tensor) -> None:
+        if not _is_again.get():
+            self._staged.append((mean_C, var_C))
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -81,6 +90,16 @@ def discard(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, BatchNorm):
             part.discard()
+
+
+@contextmanager
+def again() -> Iterator[None]:
+    """Around a forward pass that was done before (activation checkpointing): it stages nothing a second time."""
+    before = _is_again.set(True)
+    try:
+        yield
+    finally:
+        _is_again.reset(before)
 
 
 def _ranks() -> int:

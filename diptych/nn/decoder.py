@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diptych.nn.attention import Attention, is_recording, multi_head
 from diptych.nn.packing import Benches, Packing, Some
+from diptych.nn.recompute import Recomputed
 from diptych.nn.transformer import FeedForward, Layer, initialise
 
 
@@ -53,13 +54,13 @@ class Look(nn.Module):
         dropout = self.dropout if self.training else 0.0
         parts = []
         for group in looking.groups:
-            key, value, mask = (part[group.bench_S] for part in (key_SVD, value_SVD, source.mask_SV))
-            mixed = multi_head(self, self.heads, group.seat(query_PD[group.token_G]), key, value, mask, dropout)
+            key, value, mask = (part.index_select(0, group.bench_S) for part in (key_SVD, value_SVD, source.mask_SV))
+            mixed = multi_head(self, self.heads, group.seat(query_PD), key, value, mask, dropout)
             parts.append(group.rise(mixed))
         return self.out(looking.gather(parts))
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Recomputed):
     """Its own kind, then the source, then the perceptron."""
 
     def __init__(self, config: Layer.Config, width: int):

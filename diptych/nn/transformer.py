@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diptych import config
 from diptych.nn.attention import Attention, is_recording
 from diptych.nn.packing import Benches, Packing, Some
+from diptych.nn.recompute import Recomputed
 
 
 def initialise(module: nn.Module) -> None:
@@ -40,7 +41,7 @@ class FeedForward(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
-class Layer(nn.Module):
+class Layer(Recomputed):
     class Config(config.Config):
         heads: PositiveInt = 12
         ffn_ratio: PositiveFloat = 4.0  # hidden width of the perceptron over the layer's width

@@ -20,6 +20,8 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +31,15 @@ from torch import Tensor, nn
 from diptych import config, dist
 from diptych.contracts import IGNORE, ROWS_PER_SAMPLE, Batch, LossTerm, Sample, Towers
 from diptych.draw import Draw
+from diptych.nn.pieces import in_pieces
 from diptych.objectives import example_rows
 
+ANCHORS = 1024  # that are compared with all others at a time; of more, the scores are computed again in the backward pass
 _NO_PICTURE = -1  # of a key that the queue started with: a negative for all
 
 
 class Contrast(nn.Module):
+    name: ClassVar[str] = "contrast"  # of its labels and counts
     fixed: Tensor
 
     class Config(config.Config):
@@ -59,56 +64,65 @@ class Contrast(nn.Module):
         return self.fixed if self.log_temperature is None else self.log_temperature.exp().clamp(min=self.config.least)
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        """Nothing is changed; rows are told apart (`contrast` [B]: a number of the picture) and counted."""
+        """Nothing is changed; rows are told apart (labels [B]) and counted."""
+        label_B = self.number(batch)
+        count = float((label_B != IGNORE).sum())
+        return replace(batch, labels={**batch.labels, self.name: label_B}, counts={**batch.counts, self.name: count})
+
+    def number(self, batch: Batch) -> Tensor:
+        """[B] a number of each row's picture."""
         assert batch.image_of_BN is not None
         label_B = batch.row_B // ROWS_PER_SAMPLE
         if batch.samples:
-            label_B = torch.tensor([_number_of(sample) for sample in batch.samples], dtype=torch.int64)
-        label_B = label_B.masked_fill(batch.image_of_BN[:, 0] < 0, IGNORE)
-        count = float((label_B != IGNORE).sum())
-        return replace(batch, labels={**batch.labels, "contrast": label_B}, counts={**batch.counts, "contrast": count})
+            label_B = torch.tensor([number_of(_picture(sample)) for sample in batch.samples], dtype=torch.int64)
+        return label_B.masked_fill(batch.image_of_BN[:, 0] < 0, IGNORE)
 
     def forward(self, towers: Towers, batch: Batch) -> LossTerm:
         """Both sides ask; negatives are the rows of all ranks."""
         a_BE, b_BE = towers.a_BE.float(), towers.b_BE.float()
         (a_CE, first), (b_CE, _) = dist.gather_rows(a_BE), dist.gather_rows(b_BE)
-        label_B = batch.labels["contrast"]
+        label_B = batch.labels[self.name]
         label_C, _ = dist.gather_rows(label_B)
-        own_B = first + torch.arange(len(label_B), device=label_B.device)
-        is_own_BC = own_B[:, None] == torch.arange(len(label_C), device=label_B.device)
-        is_negative_BC = (label_B[:, None] != label_C) & (label_C != IGNORE)
-        hidden_BC = ~(is_negative_BC | is_own_BC)
-        total, right = a_BE.sum() * 0, 0.0
-        for anchor_BE, other_CE, same_CE in ((a_BE, b_CE, a_CE), (b_BE, a_CE, b_CE)):
+        own_B, place_C = (torch.arange(len(label), device=label.device) for label in (label_B, label_C))
+        own_B = own_B + first
+
+        def ask(anchor_BE: Tensor, own_B: Tensor, label_B: Tensor, other_CE: Tensor, same_CE: Tensor) -> Tensor:
+            is_negative_BC = (label_B[:, None] != label_C) & (label_C != IGNORE)
+            hidden_BC = ~(is_negative_BC | (own_B[:, None] == place_C))
             score_BC = (anchor_BE @ other_CE.T / towers.temperature).masked_fill(hidden_BC, -torch.inf)
             if self.config.within:
                 within_BC = (anchor_BE @ same_CE.T / towers.temperature).masked_fill(~is_negative_BC, -torch.inf)
                 score_BC = torch.cat([score_BC, within_BC], 1)
-            loss, found = self._ask(score_BC, own_B, label_B)
-            total, right = total + loss / 2, right + found / 2
-        count = batch.counts["contrast"]
+            return torch.stack(self._ask(score_BC, own_B, label_B), 1)
+
+        total, right = a_BE.sum() * 0, 0.0
+        for anchor_BE, other_CE, same_CE in ((a_BE, b_CE, a_CE), (b_BE, a_CE, b_CE)):
+            asked = partial(ask, other_CE=other_CE, same_CE=same_CE)
+            loss, found = in_pieces(asked, ANCHORS, anchor_BE, own_B, label_B).sum(0)
+            total, right = total + loss / 2, right + found.detach() / 2
+        count = batch.counts[self.name]
         return LossTerm(total, count, self.config.weight, {"accuracy": (right, count)})
 
     def against(self, towers: Towers, queue: Queue, batch: Batch) -> LossTerm:
         """Side a asks; negatives are the queue's."""
-        a_BE, b_BE, label_B = towers.a_BE.float(), towers.b_BE.float(), batch.labels["contrast"]
+        a_BE, b_BE, label_B = towers.a_BE.float(), towers.b_BE.float(), batch.labels[self.name]
         score_B1 = (a_BE * b_BE).sum(1, keepdim=True)
         score_BK = (a_BE @ queue.key_KE.T).masked_fill(label_B[:, None] == queue.label_K, -torch.inf)
         score_BK = torch.cat([score_B1, score_BK], 1) / towers.temperature
-        loss, right = self._ask(score_BK, torch.zeros_like(label_B), label_B)
-        count = batch.counts["contrast"]
+        loss, right = (each_B.sum() for each_B in self._ask(score_BK, torch.zeros_like(label_B), label_B))
+        count = batch.counts[self.name]
         return LossTerm(loss, count, self.config.weight, {"accuracy": (right, count)})
 
     def _ask(self, score_BC: Tensor, own_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy of the anchors that ask, and how many have their partner nearest."""
+        """Of each anchor: the cross-entropy, and 1 where its partner is nearest; 0 for anchors that do not ask."""
         is_asked_B = label_B != IGNORE
         loss_B = score_BC.logsumexp(1) - score_BC.gather(1, own_B[:, None])[:, 0]
         if self.config.smoothing:  # the mean over what an anchor sees; what is hidden is at -inf, and no target
             is_seen_BC = score_BC.isfinite()
             even_B = score_BC.logsumexp(1) - score_BC.masked_fill(~is_seen_BC, 0).sum(1) / is_seen_BC.sum(1)
             loss_B = torch.lerp(loss_B, even_B, self.config.smoothing)
-        right = ((score_BC.detach().argmax(1) == own_B) & is_asked_B).sum()
-        return torch.where(is_asked_B, loss_B, 0 * loss_B).sum(), right
+        is_right_B = (score_BC.detach().argmax(1) == own_B) & is_asked_B
+        return torch.where(is_asked_B, loss_B, 0 * loss_B), is_right_B.to(loss_B.dtype)
 
 
 class Queue(nn.Module):
@@ -146,11 +160,15 @@ class Queue(nn.Module):
         self._staged.clear()
 
 
-def _number_of(sample: Sample) -> int:
-    """63 bits of a digest of the picture's file name, or of its bytes: two samples may show one picture."""
-    source = next(iter(sample.images), b"")
-    content = source if isinstance(source, bytes) else str(source).encode()
+def number_of(content: bytes) -> int:
+    """63 bits of a digest."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
+
+
+def _picture(sample: Sample) -> bytes:
+    """The picture's file name, or its bytes: two samples may show one picture."""
+    source = next(iter(sample.images), b"")
+    return source if isinstance(source, bytes) else str(source).encode()
 
 
 def example() -> tuple[Contrast, Towers, Batch]:

@@ -22,7 +22,7 @@ are named as in fusion systems (`text.`, `fusion.`), so both go there:
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -48,7 +48,7 @@ class BERT(System):
         mlm: MLM.Config | None = MLM.Config(unit="token", tied=True)  # None switches an objective off
         nsp: NSP.Config | None = NSP.Config()
 
-    purpose: ClassVar[str] = "documents"
+    purpose = "documents"
     reads_pictures = False
     negatives = 2  # one of them of another document, most of the time, where documents come in several passages
 

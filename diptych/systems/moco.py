@@ -82,7 +82,7 @@ class MoCo(System):
         assert batch.images is not None
         return self.image(batch.images)
 
-    def towers(self, batch: Batch) -> Towers:
+    def views(self, batch: Batch) -> Towers:
         """Queries and their keys; the keys have no gradient."""
         if batch.images is None or batch.image_of_BN is None or batch.image_of_BN.shape[1] < 2:
             raise UserError("moco compares two pictures of a row, its views; these rows have one, or none")
@@ -117,7 +117,7 @@ class MoCo(System):
         return here
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        towers = self.towers(batch)
+        towers = self.views(batch)
         self.queue.stage(towers.b_BE, batch.labels["contrast"])
         return {"contrast": self.contrast.against(towers, self.queue, batch)}
 

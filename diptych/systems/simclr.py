@@ -60,7 +60,7 @@ class SimCLR(System):
         assert batch.images is not None
         return self.image(batch.images)
 
-    def towers(self, batch: Batch) -> Towers:
+    def views(self, batch: Batch) -> Towers:
         """Both pictures of each row, in one pass of the encoder."""
         if batch.image_of_BN is None or batch.image_of_BN.shape[1] < 2:
             raise UserError("simclr compares two pictures of a row, its views; these rows have one, or none")
@@ -68,7 +68,7 @@ class SimCLR(System):
         return Towers(side_IE[batch.image_of_BN[:, 0]], side_IE[batch.image_of_BN[:, 1]], self.contrast.temperature)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        return {"contrast": self.contrast(self.towers(batch), batch)}
+        return {"contrast": self.contrast(self.views(batch), batch)}
 
     def param_groups(self) -> list[ParamGroup]:
         return [group._replace(optimizer=self.config.optimizer) for group in super().param_groups()]

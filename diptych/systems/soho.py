@@ -7,9 +7,9 @@
 
 No detector: a convolutional grid is trained with everything else, and a dictionary of K vectors, which follows the cells by
 moving averages, gathers cells that look alike under one index. The index is what a masked cell is asked for. One masked pass
-serves all three objectives: a text is swapped or not, then words are hidden, then all cells of one visual word, also where text
-and picture do not match (`mask_on_negatives`). The survey counts SOHO as dual-stream, its code joins the streams: `fusion.kind`
-is either.
+serves all three objectives: a text is swapped or not, then words of it are hidden, then all cells of one visual word, also where
+text and picture do not match (`mask_on_negatives`). The survey counts SOHO as dual-stream, its code joins the streams:
+`fusion.kind` is either.
 
     difference from the released code        here
     words of the dictionary move within      between steps, over all ranks (image/visual_dictionary.py)

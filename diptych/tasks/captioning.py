@@ -41,7 +41,7 @@ class Writes(Protocol):
 
 class CaptioningTask(Task):
     purpose = "retrieval"  # pictures with all their texts
-    reads = "decode"
+    reads = ("decode",)
     needs_labels = False
 
     class Config(config.Config):

@@ -48,7 +48,7 @@ class Learns(Protocol):
 
 class DetectionTask(Task):
     purpose = "retrieval"  # whole pictures, each once; their boxes come with them
-    reads = "detect"
+    reads = ("detect",)
     needs_labels = False
 
     class Config(config.Config):

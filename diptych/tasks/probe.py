@@ -31,7 +31,7 @@ from diptych.nn.batch_norm import BatchNorm
 
 class Probe(Task):
     purpose = "probe"
-    reads = "see"
+    reads = ("see",)
     bank_KD: Tensor
     bank_label_K: Tensor
     place: Tensor

@@ -3,7 +3,9 @@
     zero-shot, or after fine-tuning     score of every (picture, text) pair -> ranks -> R@1, 5, 10 both ways
       fusion systems                    the match logit; each picture is encoded once, pairs go through in blocks
       systems with towers               one product of the two sides
-    fine-tuning (ViLT, section 4.1)     one true text and 15 of other samples for a picture -> cross-entropy over 16 match logits
+    fine-tuning
+      fusion systems (ViLT, sec. 4.1)   one true text and 15 of other samples for a picture -> cross-entropy over 16 match logits
+      systems with towers (ALIGN)       the contrast goes on, on the task's pairs
 
 A gallery is a split: its first `data.limit` pictures, with the first `texts` texts of each (five, as the COCO protocol says; some
 pictures have more). COCO's "1K" figures are those of folds=5 over the 5,000 test pictures.
@@ -18,7 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,15 +39,9 @@ from diptych.metrics import recall
 TOP = 5  # candidates that an item keeps, for galleries
 
 
-@runtime_checkable
-class HasTowers(Protocol):
-    def towers(self, batch: Batch) -> Towers:
-        """Pictures (a) and texts (b) of the rows, apart from each other."""
-        ...
-
-
 class Retrieval(Task):
     purpose = "retrieval"
+    reads = ("fuse", "towers")
     needs_labels = False
 
     class Config(config.Config):
@@ -61,15 +57,18 @@ class Retrieval(Task):
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):
         super().__init__()
         self.config, self.system, self.tokenizer = config, system, tokenizer
-        self.negatives = config.negatives
+        self.has_towers = type(system).towers is not System.towers
+        self.negatives = system.negatives if self.has_towers else config.negatives
 
     # --------------------------------------------------------------------------------------------------- training
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        """Each row becomes a group: its own text first, then one of each other sample.
+        """Each row becomes a group: its own text first, then one of each other sample. Towers contrast the batch as it is.
 
         Where that has no other text, the own text fills the place and its label asks nothing; a group of only such is not counted.
         """
+        if self.has_towers:
+            return self.system.corrupt(batch, draw)
         wide = 1 + self.config.negatives
         if any(len(others) < self.config.negatives for others in batch.others) or not batch.others:
             raise UserError("retrieval needs texts of other samples: fine-tune on at least two samples")
@@ -104,6 +103,8 @@ class Retrieval(Task):
         )
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
+        if self.has_towers:
+            return self.system(batch)
         wide = 1 + self.config.negatives
         label_GN = batch.labels["retrieval"].unflatten(0, (-1, wide))
         logit_GN = (
@@ -130,7 +131,7 @@ class Retrieval(Task):
         for batch in batches:
             batch = batch.rows((batch.row_B % ROWS_PER_SAMPLE < self.config.texts).nonzero()[:, 0])
             gallery.add(batch)
-            if isinstance(self.system, HasTowers):
+            if self.has_towers:
                 products.append(self.system.towers(batch))
             else:
                 pictures.append(self.system.see(batch))
@@ -169,9 +170,11 @@ class Retrieval(Task):
 
 
 def finetuning(recipe: Recipe) -> Recipe:
-    """A tenth of the steps in batches a sixteenth as large, for each picture meets 16 texts; the same learning rate."""
+    """A tenth of the steps, at the same learning rate; in batches a sixteenth as large where each picture meets 16 texts."""
     steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
-    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": max(8, recipe.train.batch_size // 16)})
+    is_contrast = hasattr(recipe.system, "contrast")
+    batch_size = recipe.train.batch_size if is_contrast else max(8, recipe.train.batch_size // 16)
+    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": batch_size})
     data = recipe.data.model_copy(update={"texts_per_image": 1})
     return recipe.model_copy(update={"task": Retrieval.Config(), "train": train, "data": data})
 

@@ -1,9 +1,10 @@
 """Text to token ids, on the `tokenizers` library: `contracts.Tokenizer` for every vocabulary.
 
-Three sources, one class: the vocabulary shipped for the embedded data ("atelier"), a WordPiece `vocab.txt` (Devlin et al., 2019),
-or a `tokenizer.json` of any model, multilingual ones too. A `vocab.txt` without a single capital is read as uncased, with accents
-stripped, as bert-base-uncased is; its ids equal those of transformers' BertTokenizer. A special token in a text, such as [MASK],
-is read as such, as there.
+Four sources, one class: the vocabulary shipped for the embedded data ("atelier"), the 256 bytes of UTF-8 ("bytes"), a WordPiece
+`vocab.txt` (Devlin et al., 2019), or a `tokenizer.json` of any model, multilingual ones too. Bytes are a vocabulary of every
+language that needs no file and knows no unknown word, for texts short enough to be spelt. A `vocab.txt` without a single capital is
+read as uncased, with accents stripped, as bert-base-uncased is; its ids equal those of transformers' BertTokenizer. A special token
+in a text, such as [MASK], is read as such, as there.
 
 Words, for whole-word masking, are what the vocabulary's own pre-tokeniser separates: runs of letters or single punctuation marks
 for WordPiece, runs between blanks for SentencePiece.
@@ -17,10 +18,11 @@ from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Engine
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import NFC, BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
 from diptych.checkpoint import write_file
 from diptych.config import UserError
@@ -41,11 +43,15 @@ _SPECIAL = {
 
 def load(vocab: str) -> Subwords:
     """`TextConfig.vocab`: the name of a shipped vocabulary, or the path of a vocab.txt or tokenizer.json."""
+    if vocab == "bytes":
+        return spelt()
     path = SHIPPED.get(vocab, Path(vocab).expanduser())
     if path.is_dir():
         path = next((path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()), path)
     if not path.is_file():
-        raise UserError(f"text.vocab: no vocabulary at '{vocab}'; give a vocab.txt, a tokenizer.json, or {' or '.join(SHIPPED)}")
+        raise UserError(
+            f"text.vocab: no vocabulary at '{vocab}'; give a vocab.txt, a tokenizer.json, or {' or '.join([*SHIPPED, 'bytes'])}"
+        )
     if path.suffix == ".json":
         try:
             engine = Engine.from_file(str(path))
@@ -71,6 +77,17 @@ def wordpiece(tokens: Sequence[str], name: str = "vocabulary") -> Subwords:
     engine.decoder = WordPieceDecoder()
     engine.add_special_tokens([AddedToken(names[0], normalized=False, special=True) for names in _SPECIAL.values()])
     return Subwords(engine, name)
+
+
+def spelt() -> Subwords:
+    """Texts byte by byte, composed characters first; a word is a run between blanks, and its blank is its own first byte."""
+    tokens = [*(names[0] for names in _SPECIAL.values()), *sorted(ByteLevel.alphabet())]
+    engine = Engine(BPE({token: i for i, token in enumerate(tokens)}, merges=[]))
+    engine.normalizer = NFC()
+    engine.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    engine.decoder = ByteLevelDecoder()
+    engine.add_special_tokens([AddedToken(names[0], normalized=False, special=True) for names in _SPECIAL.values()])
+    return Subwords(engine, "bytes")
 
 
 class Subwords:

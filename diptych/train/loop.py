@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from diptych import checkpoint, dist
 from diptych.config import TrainConfig, UserError
 from diptych.contracts import Batch, Trainable
 from diptych.data.stream import Broken, Delivery, Refusal, Stream
+from diptych.nn import recompute
 from diptych.train.log import Journal, Stopwatch, memory_gb
 from diptych.train.optim import Optimizers, freeze, schedule
+from diptych.train.profile import Profile
 from diptych.train.quarantine import Quarantine
 from diptych.train.signals import Interrupted, StopRequest
 from diptych.train.step import Outcome, Stepper, Sums, add_sums
@@ -62,9 +65,12 @@ class Loop:
     precision: torch.dtype
     workers: int = 0
     probe: Probe | None = None
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         self.frozen = freeze(self.model, self.train.freeze)
+        if self.train.recompute and not recompute.switch_on(self.model):
+            raise UserError("train.recompute=true is for transformer layers, and this model has none; set it to false")
         self.optimizers = Optimizers(self.model, self.train)
         self.stepper = Stepper(self.model, self.optimizers, self.train, self.device, self.precision)
         self.progress = Progress()
@@ -77,7 +83,8 @@ class Loop:
         items = self.stream.loader(self.progress.step * self.train.accumulate, self.workers, self.device.type == "cuda")
         self.watch = Stopwatch(self.progress.seconds)
         self._train_mode()
-        with StopRequest() as request, self._told_of_lost_workers():
+        profiling = nullcontext(lambda: None) if self.profile is None else self.profile.recording()
+        with StopRequest() as request, self._told_of_lost_workers(), profiling as profiled:
             while self.progress.step < self.train.steps:
                 fetched = self.fetch(items)
                 counts = self.announce(fetched, request)
@@ -90,11 +97,12 @@ class Loop:
                 is_sound = not self.progress.skipped_in_a_row or self.progress.step == self.train.steps
                 if is_sound and self._is_due(self.train.checkpoint_every):
                     self.save()
+                profiled()
         return self.progress
 
     def fetch(self, items: Iterator[Delivery | Refusal]) -> Fetched:
         """The micro-batches of a step, and what the loader has to say of them."""
-        with self.watch.waiting():
+        with self.watch.waiting(), record_function("fetch"):
             fetched = [next(items) for _ in range(self.train.accumulate)]
         deliveries = [item for item in fetched if isinstance(item, Delivery)]
         broken = [entry for delivery in deliveries for entry in delivery.broken]

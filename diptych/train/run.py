@@ -36,6 +36,7 @@ from diptych.train.evaluate import intervals
 from diptych.train.log import Journal, last_losses
 from diptych.train.loop import Loop, Probe
 from diptych.train.precision import autocast, choose_device, choose_precision
+from diptych.train.profile import Page, Profile
 from diptych.train.quarantine import Quarantine
 from diptych.train.signals import Interrupted
 from diptych.train.start import copy_part, load_system
@@ -60,6 +61,7 @@ class Options(TypedDict, total=False):
     trackers: Sequence[str]  # default: tensorboard
     probe: Probe | None  # measured every train.validate_every steps, or at checkpoints, into metrics.jsonl
     quiet: bool  # nothing on standard error
+    profile: Page | None  # record a few steps, and draw the page by this
 
 
 def pretrain(
@@ -289,6 +291,7 @@ def _run(
                 foreign=recipe.data.foreign > 0,
                 pictures=model.reads_pictures,
             )
+            page = options.get("profile") if is_first else None
             loop = Loop(
                 model=model,
                 stream=stream,
@@ -300,6 +303,7 @@ def _run(
                 precision=choose_precision(recipe.train.precision, device),
                 workers=recipe.data.workers,
                 probe=options.get("probe"),
+                profile=Profile(model, out, page, journal.tell) if page else None,
             )
             if saved is not None:
                 loop.resume(saved)

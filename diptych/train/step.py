@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from diptych import dist
 from diptych.config import TrainConfig
@@ -59,6 +60,11 @@ class Stepper:
         totals = Totals()
         for micro, batch in enumerate(batches):
             totals.add(self.backward(step, micro, batch, counts))
+        with record_function("update"):
+            return self.update(step, totals, statistics)
+
+    def update(self, step: int, totals: Totals, statistics: Sequence[Tensor]) -> Outcome:
+        """`statistics`: what the running ones were before the step."""
         dist.sum_gradients(self.optimizers.params)
         outcome = totals.over_ranks(norm=self.clip())
         if outcome.not_finite:
@@ -76,11 +82,12 @@ class Stepper:
     def backward(self, step: int, micro: int, batch: Batch, counts: Mapping[str, float]) -> dict[str, LossTerm]:
         batch = batch.to(self.device)
         torch.manual_seed(self.noise.seed_of(f"dropout/{dist.rank()}", step * self.train.accumulate + micro))
-        with autocast(self.device, self.precision):
+        with record_function("forward"), autocast(self.device, self.precision):
             terms = self.model(batch)
         check_counts(self.model, terms, batch)
         shares = [term.sum.float() * (term.weight / counts[name] if counts[name] else 0.0) for name, term in terms.items()]
-        torch.stack(shares).sum().backward()
+        with record_function("backward"):
+            torch.stack(shares).sum().backward()
         return terms
 
     def clip(self) -> float:

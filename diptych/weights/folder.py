@@ -40,9 +40,10 @@ def torch_load(path: Path) -> Any:
         raise UserError(f"{path.parent} has neither model.safetensors nor pytorch_model.bin") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, UnicodeDecodeError, ValueError) as error:
         # the unpickler takes any byte for an instruction, so a file that is none raises whatever comes first
-        raise UserError(
-            f"{path}: cannot be read as plain tensors ({str(error).partition(chr(10))[0] or type(error).__name__})"
-        ) from None
+        why = str(error).partition("\n")[0] or type(error).__name__
+        if "weights_only" in str(error):  # torch then explains how to run what is in the file
+            why = "it holds more than tensors, and code in a file is never run"
+        raise UserError(f"{path}: cannot be read as plain tensors ({why})") from None
 
 
 def write_run(source: Path, dest: Path, title: str, weights: State, recipe: dict[str, Any]) -> None:

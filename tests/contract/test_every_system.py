@@ -73,17 +73,19 @@ def detected(i: int) -> Detected:
 
 
 class Samples:
-    """As a reader gives them, with what a detector saw where the system reads that."""
+    """As a reader gives them, with what a detector saw where the system reads that; two pairs of texts for one that reads those."""
 
     fingerprint = "0" * 64
 
-    def __init__(self, with_regions: bool):
-        self.with_regions = with_regions
+    def __init__(self, with_regions: bool, with_pairs: bool):
+        self.with_regions, self.with_pairs = with_regions, with_pairs
 
     def __len__(self):
         return 6
 
     def __getitem__(self, index):
+        if self.with_pairs and index % 3 == 2:
+            return Sample(f"pair-{index}", texts=sample(index).texts)
         return replace(sample(index), regions=(detected(index),)) if self.with_regions else sample(index)
 
 
@@ -110,12 +112,12 @@ def variants(name: str) -> list[str]:
 
 
 class Case:
-    """A system's tiny preset, or the same with another hinge, or with one objective: `vilt+dual_stream`, `uniter++mrfr`."""
+    """A system's preset, or the same with another hinge, or with one objective: `vilt+dual_stream`, `uniter++mrfr`."""
 
-    def __init__(self, spec: str):
+    def __init__(self, spec: str, preset: str = "tiny"):
         self.name, hinge, alone = (*spec.split("+"), "", "")[:3]
         self.cls = find.system_class(self.name)
-        recipe = find.system(f"{self.name}:tiny").recipe
+        recipe = find.system(f"{self.name}:{preset}").recipe
         if alone:
             shares = {objective: float(objective == alone) for objective in recipe.system.mix.model_dump()}
             recipe = config.resolve(recipe, *(config.from_setting(f"system.mix.{key}={value}") for key, value in shares.items()))
@@ -123,7 +125,7 @@ class Case:
             layers, heads = recipe.system.fusion.layers, recipe.system.fusion.heads
             settings = (f"kind={hinge}", f"layers={layers}", f"heads={heads}", "dropout=0")
             recipe = config.resolve(recipe, *(config.from_setting(f"system.fusion.{setting}") for setting in settings))
-        self.samples = Samples(self.cls.reads_regions)
+        self.samples = Samples(self.cls.reads_regions, "translations" in self.cls.purpose)
         system = self.cls.prepare(recipe.system, [self.samples], TOKENIZER)
         data = recipe.data.model_copy(update={"texts_per_image": 2})
         self.recipe = recipe.model_copy(update={"system": system, "data": data})
@@ -136,7 +138,9 @@ class Case:
     def batch(self, system: System, ids=range(6)) -> Batch:
         """As the loader makes it; sample n has the same content and the same draws in any company."""
         others = [[sample((i + 2) % 6)] * system.negatives for i in ids]
-        batch = self.collate([self.samples[i] for i in ids], [[picture(i)] for i in ids], list(ids), Draw(3), others)
+        own = [self.samples[i] for i in ids]
+        pictures = [[picture(i)] * len(one.images) for i, one in zip(ids, own, strict=True)]
+        batch = self.collate(own, pictures, list(ids), Draw(3), others)
         return replace(system.corrupt(system.label(batch), Draw(3)), samples=(), phrases=(), others=())
 
 

@@ -18,7 +18,7 @@ from diptych.data.picture import decode_sample
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 
-TASKS = [name for name in find.catalogue("tasks") if find.task_class(name).reads == "fuse"]
+TASKS = [name for name in find.catalogue("tasks") if "fuse" in find.task_class(name).reads]
 SYSTEMS = [name for name in find.catalogue("systems") if find.system_class(name).fuse is not System.fuse]
 
 

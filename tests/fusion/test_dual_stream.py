@@ -146,3 +146,26 @@ def test_more_pictures_than_places_is_an_error_that_says_what_to_set():
     text, text_mask, visual = example()
     with pytest.raises(UserError, match=r"system\.fusion\.pictures=2"):
         build()(text, text_mask, visual, PICTURES)
+
+
+@pytest.mark.parametrize("wanted", ["none", "rows", "all"])
+def test_picture_tokens_that_are_read_are_those_of_a_whole_pass(wanted):
+    """And so are the gradients of what is made of them; where none is read, the image stream's last layer is left out."""
+    fusion = build(pictures=2)
+    text, text_mask, visual = example()
+    read_BT = torch.zeros_like(text_mask)
+    rows_B1 = torch.tensor([wanted == "all", wanted != "none", wanted == "all"])[:, None]
+
+    def gradients(*read):
+        fusion.zero_grad()
+        fused = fusion(text, text_mask, visual, PICTURES, *read)
+        is_read_BV = fused.image_mask_BV & rows_B1
+        (fused.pooled_BD.sum() + fused.image_BVD[is_read_BV].square().sum()).backward()
+        return fused.image_BVD[is_read_BV], {name: p.grad for name, p in fusion.named_parameters() if p.grad is not None}
+
+    whole, of_whole = gradients()
+    some, of_some = gradients(read_BT, rows_B1)
+    torch.testing.assert_close(some, whole)
+    assert of_whole.keys() - of_some.keys() <= {name for name in of_whole if not of_whole[name].any()}
+    for name, gradient in of_some.items():
+        torch.testing.assert_close(gradient, of_whole[name], msg=name)

@@ -115,3 +115,18 @@ def test_rows_are_of_one_picture_where_the_picture_is_the_same():
     label = objective.corrupt(replace(batch, samples=samples), None).labels["contrast"].tolist()
     assert [label.index(one) for one in label] == [0, 1, 0, 3, 3, 5]
     assert min(label) >= 0
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_many_anchors_are_asked_a_few_at_a_time(within: bool, monkeypatch: pytest.MonkeyPatch):
+    """Loss, hits and gradients, that of the temperature too."""
+    found = []
+    for few in (4, 1024):
+        monkeypatch.setattr("diptych.objectives.contrast.ANCHORS", few)
+        a, b = (side.requires_grad_() for side in sides())
+        objective = Contrast(Contrast.Config(within=within, learnable=True, smoothing=0.1))
+        term = objective(Towers(a, b, objective.temperature), asked(LABELS))
+        term.sum.backward()
+        found.append([term.sum.detach(), term.metrics["accuracy"][0], a.grad, b.grad, objective.log_temperature.grad])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

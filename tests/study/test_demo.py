@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from step_flops import flops_of_step
 
 from diptych import config, find
 from diptych.atelier import make
@@ -56,10 +56,7 @@ def flops(command: Command) -> float:
         model = run.build_task(recipe, task, model, tokenizer)
     freeze(model, recipe.train.freeze)
     stream = _stream(recipe, Mixture(sources, Draw(0)), model, tokenizer)
-    with FlopCounterMode(display=False) as counter:
-        for step in range(STEPS):
-            sum(term.sum for term in model(stream.deliver(step).batch).values()).backward()
-    return counter.get_total_flops() / STEPS
+    return sum(flops_of_step(model, stream.deliver(step).batch) for step in range(STEPS)) / STEPS
 
 
 def _stream(recipe: Recipe, mixture: Mixture, model, tokenizer) -> Stream:

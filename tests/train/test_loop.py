@@ -160,3 +160,8 @@ def test_too_many_broken_pictures_are_refused(tmp_path):
 def test_one_broken_picture_in_a_small_folder_is_no_reason_to_refuse(tmp_path):
     train(tmp_path, source=toy_run.sources(12, [5]))
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_cannot_be_computed_again_is_not_asked_to_be(tmp_path):
+    with pytest.raises(UserError, match=r"train\.recompute=true is for transformer layers"):
+        train(tmp_path, train={"recompute": True})

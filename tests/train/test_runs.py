@@ -11,6 +11,7 @@ from toy_run import TOKENIZER, Pictures, Toy, ToyConfig, recipe, sources, train
 
 from diptych.config import Config, UserError
 from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Task
+from diptych.report.profile import profile_page
 from diptych.train.log import append, cut_after, progress_line
 from diptych.train.run import evaluate, finetune, pretrain
 
@@ -153,6 +154,29 @@ def test_a_probe_sees_the_model_and_disturbs_nothing(tmp_path):
     assert seen == [False] * 3
     assert [line["step"] for line in toy_run.log_of(tmp_path / "a") if "val/answer" in line] == [3, 6, 8]
     assert toy_run.state_of(tmp_path / "a")["model.safetensors"] == toy_run.state_of(tmp_path / "b")["model.safetensors"]
+
+
+def test_a_profile_says_where_time_went_and_changes_nothing(tmp_path):
+    drawn = []
+
+    def page(found, run):
+        drawn.append(found)
+        return profile_page(found, run)
+
+    asked = recipe({"steps": 16})
+    pretrain(asked, Toy, sources(), tmp_path / "watched", profile=page, **QUIET)
+    pretrain(asked, Toy, sources(), tmp_path / "plain", **QUIET)
+    [found] = drawn
+    assert [cost.name for cost in found.stages] == ["fetch", "forward", "backward", "update"]
+    assert found.steps == 10 and all(cost.calls == 1 for cost in found.stages)
+    assert 0 < sum(cost.milliseconds for cost in found.stages) <= found.milliseconds
+    assert {"image", "text", "norm", "bright"} <= {cost.name for cost in found.parts}, "parts have the names of the system's file"
+    spent = [cost.milliseconds for cost in found.operations]
+    assert len(spent) == 20 and spent == sorted(spent, reverse=True)
+    assert found.operations[0].name in (tmp_path / "watched" / "profile.html").read_text()
+    trace = json.loads((tmp_path / "watched" / "profile-trace.json").read_text())
+    assert {"forward", "backward", "part: norm"} <= {event.get("name") for event in trace["traceEvents"]}
+    assert toy_run.state_of(tmp_path / "watched")["model.safetensors"] == toy_run.state_of(tmp_path / "plain")["model.safetensors"]
 
 
 def test_logs_are_cut_where_the_checkpoint_stands(tmp_path):

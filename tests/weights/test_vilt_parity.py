@@ -159,6 +159,8 @@ def close(a, b):
 def test_hidden_states_of_every_layer(answers, batch):
     length = batch.text_BT.shape[1]
     for theirs, ours in zip(answers.out.hidden_states[1:], answers.layers, strict=True):
+        # before the last norm they grow to 15, where one unit of rounding is 1e-6: 1e-5 of the largest
+        theirs, ours = theirs / theirs.abs().max(), ours / theirs.abs().max()
         for b, (their_P, our_P) in enumerate(answers.places):
             text = LENGTHS[b]
             close(ours[b, :text], theirs[b, :text])

@@ -1,0 +1,113 @@
+"""Filters for pairs from the web, counted before anything is trained: what a set of rules would leave of a data set.
+
+    align   ALIGN (Jia et al., ICML 2021, section 3), in the order in which a pair is judged; it counts for the first rule it breaks
+            picture   a short side of more than 200 pixels; sides of less than 1 : 3; at most 1,000 texts beside it
+            text      beside at most 10 pictures; 3 to 20 words; no word and no pair of neighbours but the 100 million commonest
+
+Two passes over the texts, for what is rare or common is known at the end only; of pictures no more than their heads are read. The
+paper's two other rules need what is not here: a model that knows pornography, and the evaluation pictures of other data sets, whose
+near duplicates it leaves out (`data check` names equal pictures in several splits). A picture that cannot be read is told by `data
+check` itself and breaks no rule here.
+
+Words are runs of letters and digits in lower case; where a language writes no blanks, a text is few words, and `least_words` is to
+be lowered. At most so many grams are kept as `grams` says, by count and then in the order they were met.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from diptych import config
+from diptych.contracts import Reader, Sample
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+class Align(config.Config):
+    short: NonNegativeInt = 200  # pixels that the short side exceeds
+    ratio: PositiveFloat = 3.0  # that the long side over the short one stays below
+    texts: PositiveInt = 1000  # beside one picture, at most
+    pictures: PositiveInt = 10  # beside one text, at most
+    least_words: NonNegativeInt = 3
+    most_words: PositiveInt = 20
+    grams: PositiveInt = 100_000_000  # words and pairs of neighbours that are common enough
+
+
+RULES = {"align": Align}
+ORDER = ("short side", "ratio of sides", "texts beside the picture", "pictures beside the text", "words", "rare words")
+
+
+def count(readers: Sequence[Reader], rules: Align) -> dict[str, int]:
+    """How many pairs each rule takes away, how many there are, and how many stay."""
+    grams: Counter[str] = Counter()
+    pictures_of: dict[str, set[str]] = {}  # text -> pictures, up to one too many
+    texts_of: Counter[str] = Counter()
+    for picture, _, text in _pairs(readers):
+        grams.update(_grams(text))
+        texts_of[picture] += 1
+        beside = pictures_of.setdefault(text, set())
+        if len(beside) <= rules.pictures:
+            beside.add(picture)
+    common = {gram for gram, _ in grams.most_common(rules.grams)} if len(grams) > rules.grams else grams.keys()
+    sizes: dict[str, tuple[int, int] | None] = {}
+    taken: Counter[str] = Counter()
+    total = 0
+    for picture, source, text in _pairs(readers):
+        total += 1
+        if picture not in sizes:
+            sizes[picture] = _size(source)
+        size, words = sizes[picture], len(_words(text))
+        is_broken = (
+            size is not None and min(size) <= rules.short,
+            size is not None and max(size) >= rules.ratio * min(size),
+            texts_of[picture] > rules.texts,
+            len(pictures_of[text]) > rules.pictures,
+            not rules.least_words <= words <= rules.most_words,
+            any(gram not in common for gram in _grams(text)),
+        )
+        taken.update([rule for rule, broken in zip(ORDER, is_broken, strict=True) if broken][:1])
+    return {"pairs": total, **{rule: taken[rule] for rule in ORDER}, "kept": total - taken.total()}
+
+
+def _pairs(readers: Sequence[Reader]) -> Iterator[tuple[str, Path | bytes, str]]:
+    """(name of the picture, where it is, text) of all that have both."""
+    for reader in readers:
+        samples: Iterator[Sample] = (reader[index] for index in range(len(reader)))
+        for sample in samples:
+            for source in sample.images[:1]:
+                name = str(source) if isinstance(source, Path) else sample.key
+                yield from ((name, source, text) for text in sample.texts)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _grams(text: str) -> list[str]:
+    words = _words(text)
+    return [*words, *(f"{a} {b}" for a, b in pairwise(words))]
+
+
+def _size(source: Path | bytes) -> tuple[int, int] | None:
+    """From the file's head."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            return picture.size
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def said(counts: Mapping[str, Any], name: str) -> list[str]:
+    """For a person."""
+    total = max(counts["pairs"], 1)
+    heading = f"  cleaned by the rules of {name}: {counts['kept']:,} of {counts['pairs']:,} pairs stay"
+    return [heading, *(f"    {n:>10,}  {n / total:6.1%}  {rule}" for rule, n in counts.items() if rule not in ("pairs", "kept"))]
