@@ -425,7 +425,7 @@ class Task(Trainable):
 
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str]  # what its readers' samples are for
-    reads: ClassVar[tuple[Literal["fuse", "see", "towers"], ...]] = ("fuse",)  # what it asks of a system: any of these will do
+    reads: ClassVar[tuple[Literal["fuse", "see", "towers", "decode", "detect"], ...]] = ("fuse",)  # asked of a system: any will do
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System

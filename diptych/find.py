@@ -150,8 +150,9 @@ def suits(task: str, name: str) -> None:
     from diptych.contracts import System
 
     wanted, kind = task_class(task).reads, system_class(name)
-    if all(getattr(kind, offer) is getattr(System, offer) for offer in wanted):
+    if all(getattr(kind, offer, None) is getattr(System, offer, None) for offer in wanted):  # decode and detect few systems have
         can = {"fuse": "bring words and pictures together", "see": "look at pictures", "towers": "compare pictures with texts"}
+        can |= {"decode": "write", "detect": "find things in pictures"}
         does = " or ".join(can[offer] for offer in wanted)
         able = [entry.name for entry in catalogue("systems").values() if set(wanted) & set(entry.offers)]
         raise UserError(f"{task} needs a system that can {does}; {name} does not, these do: {', '.join(able)}")

@@ -32,6 +32,8 @@ from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.nn.transport import transport
 from diptych.regions.store import RegionStore
+from diptych.tasks.captioning import Writes
+from diptych.tasks.detection import Detects
 from diptych.text import tokenizer as vocabulary
 
 Picture = str | Path | bytes | Image | NDArray[np.uint8]
@@ -47,6 +49,14 @@ class Answers(Protocol):
 class Guess(NamedTuple):
     text: str
     probability: float
+
+
+class Thing(NamedTuple):
+    """Something found in a picture."""
+
+    name: str
+    probability: float
+    box: tuple[float, float, float, float]  # xyxy in [0, 1]
 
 
 class Look(NamedTuple):
@@ -176,6 +186,28 @@ class Model:
         return [
             [Guess(self.tokenizer.token(k), p) for k, p in zip(best.tolist(), chances.tolist(), strict=True)]
             for chances, best in zip(*chance_PK.topk(top), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def caption(self, image: Picture, beam: int = 5, most: int = 40) -> str:
+        """A text of the picture, of at most so many tokens."""
+        if not isinstance(self.system, Writes):
+            raise self._cannot("write")
+        (ids,) = self.system.decode(self._rows(image, [""], labelled=False), most, beam)
+        return self.tokenizer.decode(ids)
+
+    @torch.inference_mode()
+    def detect(self, image: Picture, top: int = 10) -> list[Thing]:
+        """What is in the picture, the surest first; unsure ones too, up to `top`."""
+        if not isinstance(self.system, Detects):
+            raise self._cannot("find things")
+        found = self.system.detect(self._rows(image, [""], labelled=False))
+        assert found.soft_label_IRK is not None
+        chance_R, class_R = (part[0, found.mask_IR[0]] for part in found.soft_label_IRK[..., 1:].float().max(-1))
+        names, box_R4 = self.system.region_classes, found.box_IR4[0, found.mask_IR[0]]
+        return [
+            Thing(names[1 + int(class_R[r])], float(chance_R[r]), tuple(box_R4[r].tolist()))
+            for r in chance_R.argsort(descending=True, stable=True)[:top].tolist()
         ]
 
     @torch.inference_mode()

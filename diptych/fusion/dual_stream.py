@@ -19,7 +19,7 @@ Three options help small models that have minutes, not days:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -29,20 +29,12 @@ from diptych import config
 from diptych.config import UserError
 from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
-from diptych.nn.attention import Attention, is_recording, multi_head
+from diptych.nn.attention import is_recording
+from diptych.nn.decoder import DecoderLayer, Look, Source
 from diptych.nn.head import First, Pooler
-from diptych.nn.packing import Benches, Packing, Some
+from diptych.nn.packing import Benches, Packing
 from diptych.nn.place import Place
-from diptych.nn.recompute import Recomputed
-from diptych.nn.transformer import FeedForward, initialise
-
-
-class Source(NamedTuple):
-    """What is looked at: S sequences of V tokens."""
-
-    key_SVD: Tensor
-    value_SVD: Tensor
-    mask_SV: Tensor
+from diptych.nn.transformer import Layer, initialise
 
 
 class DualStream(nn.Module):
@@ -70,8 +62,10 @@ class DualStream(nn.Module):
         self.slot = nn.Embedding(config.pictures, width).apply(initialise) if config.pictures > 1 else None
         self.place = Place(width) if config.place == "values" else None
         self.image_norm = nn.LayerNorm(width, config.eps)
-        self.text_layers = nn.ModuleList(StreamLayer(config, width) for _ in range(config.layers))
-        self.image_layers = nn.ModuleList(StreamLayer(config, width) for _ in range(config.layers)) if config.image_stream else None
+        shared = ("heads", "ffn_ratio", "eps", "dropout", "attention_dropout")
+        layer = Layer.Config(norm="pre", **{name: getattr(config, name) for name in shared})
+        self.text_layers = nn.ModuleList(DecoderLayer(layer, width) for _ in range(config.layers))
+        self.image_layers = nn.ModuleList(DecoderLayer(layer, width) for _ in range(config.layers)) if config.image_stream else None
         self.text_norm = nn.LayerNorm(width, config.eps)
         self.image_final_norm = nn.LayerNorm(width, config.eps) if config.image_stream else None
         modules = [*self.text_layers.modules(), *(self.image_layers or nn.ModuleList()).modules()]
@@ -139,60 +133,3 @@ class DualStream(nn.Module):
                 image_BVD = torch.zeros_like(image_BVD)
         pooled_BD, middle_BTD = self.pooler(text_BTD), text.unpack(middle_PD)
         return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, pooled_BD, middle_BTD)
-
-
-class StreamLayer(Recomputed):
-    """One layer of one stream: its own kind, then the other stream, then the perceptron; pre-norm."""
-
-    def __init__(self, config: DualStream.Config, width: int):
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(width, config.eps)
-        self.attention = Attention(width, config.heads, config.attention_dropout)
-        self.look_norm = nn.LayerNorm(width, config.eps)
-        self.look = Look(width, config.heads, config.attention_dropout)
-        self.ffn_norm = nn.LayerNorm(width, config.eps)
-        self.ffn = FeedForward(width, int(width * config.ffn_ratio))
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x_PD: Tensor, own: Benches, source: Source, looking: Benches, read: Some | None = None) -> Tensor:
-        """Packed tokens that sit on `own` benches among themselves and on `looking` ones before the source.
-
-        [R, D] of the tokens that `read` names, or [P, D] of all.
-        """
-        reading = None if read is None else own.reading(read)
-        seen_RD = self.attention(self.attention_norm(x_PD), own, read, reading)
-        if read is not None:
-            x_PD, looking = read.of_list(x_PD), looking.reading(read)
-        x_PD = x_PD + self.dropout(seen_RD)
-        x_PD = x_PD + self.dropout(self.look(self.look_norm(x_PD), source, looking))
-        return x_PD + self.dropout(self.ffn(self.ffn_norm(x_PD)))
-
-
-class Look(nn.Module):
-    """Attention of packed tokens to the other stream: all tokens that look at one thing do so together."""
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
-
-    def start_as_match(self) -> None:
-        """score = <R x, R y> = <x, y>, and what is found comes back as it is: out value = identity."""
-        with torch.no_grad():
-            nn.init.orthogonal_(self.key.weight)
-            self.query.weight.copy_(self.key.weight)
-            nn.init.orthogonal_(self.value.weight)
-            self.out.weight.copy_(self.value.weight.T)
-
-    def forward(self, x_PD: Tensor, source: Source, looking: Benches) -> Tensor:
-        query_PD, key_SVD, value_SVD = self.query(x_PD), self.key(source.key_SVD), self.value(source.value_SVD)
-        dropout = self.dropout if self.training else 0.0
-        parts = []
-        for group in looking.groups:
-            key, value, mask = (part.index_select(0, group.bench_S) for part in (key_SVD, value_SVD, source.mask_SV))
-            mixed = multi_head(self, self.heads, group.seat(query_PD), key, value, mask, dropout)
-            parts.append(group.rise(mixed))
-        return self.out(looking.gather(parts))

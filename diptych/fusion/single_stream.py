@@ -58,3 +58,8 @@ class SingleStream(nn.Module):
         both = self.encoder(torch.cat([text_BTD, image_BVD], 1), torch.cat([text_mask_BT, rows.mask_BV], 1), read)
         text_BTD, image_BVD = both.split([text_BTD.shape[1], image_BVD.shape[1]], 1)
         return Fused(text_BTD, text_mask_BT, image_BVD, rows.mask_BV, rows.slot_BV, rows.box_BV4, self.pooler(text_BTD))
+
+    def alone(self, visual: Visual) -> Visual:
+        """Pictures through the same encoder without any text, each as the first of a row."""
+        token_IVD = self.encoder(visual.token_IVD + self.modality.weight[1], visual.mask_IV)
+        return visual._replace(token_IVD=token_IVD)

@@ -102,10 +102,29 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)  # rows: query, key, value; one product where all three read the same tokens
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_PD: Tensor, benches: Benches, read: Some | None = None, reading: Benches | None = None) -> Tensor:
-        """[P, D]; or [R, D] of the tokens that `read` names, with `reading = benches.reading(read)`."""
+    def forward(
+        self,
+        x_PD: Tensor,
+        benches: Benches,
+        read: Some | None = None,
+        reading: Benches | None = None,
+        place_PD: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """[P, D]; or [R, D] of the tokens that `read` names, with `reading = benches.reading(read)`.
+
+        `place_PD` is added to what becomes queries and keys, not to values (DETR). `is_causal`: each token sees itself and those
+        before it, for tokens that are all read.
+        """
+        if read is not None and (is_causal or place_PD is not None):
+            raise ValueError("tokens that are read alone have no places or order among themselves here")
         dropout, width = self.dropout if self.training else 0.0, x_PD.shape[-1]
-        if read is None or reading is None:
+        if place_PD is not None:
+            asking = benches
+            placed = F.linear(x_PD + place_PD, self.qkv.weight[: 2 * width], self.qkv.bias[: 2 * width])
+            query_RD, key_PD = placed.chunk(2, -1)
+            pair_PD = torch.cat([key_PD, F.linear(x_PD, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :])], -1)
+        elif read is None or reading is None:
             asking = benches
             query_RD, pair_PD = self.qkv(x_PD).split([width, 2 * width], -1)
         else:
@@ -115,6 +134,9 @@ class Attention(nn.Module):
         parts = []
         for here, ask in zip(benches.groups, asking.groups, strict=True):
             key, value = here.seat(pair_PD).chunk(2, -1)
-            mixed = multi_head(self, self.heads, ask.seat(query_RD), key, value, here.mask_SN, dropout)
+            mask = here.mask_SN
+            if is_causal:  # seats are in the order of the text
+                mask = mask[:, None] & mask.new_ones(2 * mask.shape[1:]).tril()
+            mixed = multi_head(self, self.heads, ask.seat(query_RD), key, value, mask, dropout)
             parts.append(ask.rise(mixed))
         return self.out(asking.gather(parts))

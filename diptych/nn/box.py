@@ -37,6 +37,17 @@ def iou(a_R4: Tensor, b_S4: Tensor) -> Tensor:
     return torch.where(joint_RS > 0, common_RS / joint_RS.clamp(min=torch.finfo(joint_RS.dtype).tiny), 0.0)
 
 
+def giou(a_R4: Tensor, b_S4: Tensor) -> Tensor:
+    """[..., R, S] iou less the share of the smallest box around both that neither covers (Rezatofighi et al., 2019); in [-1, 1]."""
+    low = torch.minimum(a_R4[..., :, None, :2], b_S4[..., None, :, :2])
+    high = torch.maximum(a_R4[..., :, None, 2:], b_S4[..., None, :, 2:])
+    tiny = torch.finfo(low.dtype).tiny
+    around_RS = (high - low).clamp(min=0).prod(-1)
+    common_RS = intersection(a_R4, b_S4)
+    joint_RS = area(a_R4)[..., :, None] + area(b_S4)[..., None, :] - common_RS
+    return common_RS / joint_RS.clamp(min=tiny) - (around_RS - joint_RS) / around_RS.clamp(min=tiny)
+
+
 def coverage(box_R4: Tensor, token_V4: Tensor) -> Tensor:
     """[..., R, V] the share of each token's area that lies in each box: 1 for a patch inside it, little for a whole-image token."""
     size_1V = area(token_V4)[..., None, :]

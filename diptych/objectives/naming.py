@@ -16,7 +16,7 @@ fusion encoder that compares the two starts with eyes open. With `by="classes"` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -54,8 +54,8 @@ class Naming(nn.Module):
             return Naming(self, width, tokenizer)
 
     @staticmethod
-    def prepare(config: Config, readers: Sequence[Reader]) -> Config:
-        """Names and attributes of the training data."""
+    def prepare(config: Config, readers: Sequence[Reader], asks: str = "naming") -> Config:
+        """Names and attributes of the training data; `asks`: who needs them, for the refusal."""
         if config.names:
             return config
         name_count: Counter[str] = Counter()
@@ -70,7 +70,7 @@ class Naming(nn.Module):
         names = _most_frequent(name_count, config.most_names)
         if len(names) < 2:
             what = "boxes with names" if config.unit == "dense" else "pictures with names"
-            raise UserError(f"naming needs {what}; the training data has {len(names)} different ones")
+            raise UserError(f"{asks} needs {what}; the training data has {len(names)} different ones")
         return config.model_copy(update={"names": names, "attributes": _most_frequent(attribute_count, config.most_attributes)})
 
     def __init__(self, config: Config, width: int, tokenizer: Tokenizer | None = None):
@@ -110,14 +110,7 @@ class Naming(nn.Module):
             if i < 0:  # a text without a picture
                 continue
             things[i] = sample.boxes if self.config.unit == "dense" else [Box((0, 0, 0, 0), name) for name in names_of(sample)]
-        most = max(1, *map(len, things))
-        name_IR = torch.full((len(things), most), IGNORE)
-        attribute_IRK = torch.zeros(len(things), most, len(self.config.attributes), dtype=torch.bool)
-        for i, boxes in enumerate(things):
-            for r, box in enumerate(boxes):
-                name_IR[i, r] = self._name_place.get(box.name, IGNORE)
-                places = [self._attribute_place[a] for a in box.attributes if a in self._attribute_place]
-                attribute_IRK[i, r, places] = True
+        name_IR, attribute_IRK = places_of(things, self._name_place, self._attribute_place)
         is_asked = name_IR != IGNORE
         if self.config.unit == "dense":
             if batch.regions is not None:  # a box without area keeps its place, but nothing lies under it
@@ -179,6 +172,20 @@ class Naming(nn.Module):
     def pooled(self, visual: Visual) -> Tensor:
         """[I, D]"""
         return visual.token_IVD[:, 0] if self.config.pool == "first" else visual.mean()
+
+
+def places_of(
+    things: Sequence[Sequence[Box]], name_place: Mapping[str, int], attribute_place: Mapping[str, int]
+) -> tuple[Tensor, Tensor]:
+    """[I, R] the class of each box of each picture, IGNORE where it has no known one; [I, R, K], bool: its attributes."""
+    most = max(1, *map(len, things))
+    name_IR = torch.full((len(things), most), IGNORE)
+    attribute_IRK = torch.zeros(len(things), most, len(attribute_place), dtype=torch.bool)
+    for i, boxes in enumerate(things):
+        for r, box in enumerate(boxes):
+            name_IR[i, r] = name_place.get(box.name, IGNORE)
+            attribute_IRK[i, r, [attribute_place[a] for a in box.attributes if a in attribute_place]] = True
+    return name_IR, attribute_IRK
 
 
 def names_of(sample: Sample) -> list[str]:
