@@ -121,7 +121,7 @@ class ALIGN(System):
 
 
 def tiny() -> Recipe:
-    """With the encoder of crossgrid:tiny, in pieces, by LAMB: the paper's ways in little."""
+    """With the encoder of crossgrid:tiny, in pieces."""
     return Recipe(
         system=ALIGN.Config(
             width=32,
@@ -131,7 +131,6 @@ def tiny() -> Recipe:
             encoder=Transformer.Config(norm="post", eps=1e-12, layers=2, heads=2, dropout=0),
             contrast=Contrast.Config(temperature=0.2, learnable=True, smoothing=0.1),
             piece=4,
-            optimizer="lamb",
         ),
         data=DataConfig(image=ImageConfig(short=64, long=64, multiple=16)),
         train=TrainConfig(steps=50, batch_size=16, lr=3e-3),

@@ -14,6 +14,7 @@ from test_every_system import SPECS, Case
 from torch import Tensor, nn
 
 from diptych import dist
+from diptych.contracts import System
 
 SHARES = ((0, 1, 2, 3), (4, 5))  # samples of each rank: unlike numbers of rows, labels, pixels
 
@@ -21,10 +22,11 @@ SHARES = ((0, 1, 2, 3), (4, 5))  # samples of each rank: unlike numbers of rows,
 def step(case: Case, ids: tuple[int, ...]) -> dict[str, dict[str, Tensor]]:
     """Losses, gradients and buffers after one training step, as the loop takes it."""
     system = case.build().train()
-    with torch.no_grad():  # at BERT's start [CLS] hardly sees its text, and a contrast of texts would be nothing but rounding
-        for name, parameter in system.named_parameters():
-            if "attention" in name and parameter.ndim > 1:
-                parameter.mul_(8)
+    if type(system).towers is not System.towers:
+        with torch.no_grad():  # at BERT's start [CLS] hardly sees its text, and a contrast of texts would be nothing but rounding
+            for name, parameter in system.named_parameters():
+                if "attention" in name and parameter.ndim > 1:
+                    parameter.mul_(8)
     for module in system.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0
