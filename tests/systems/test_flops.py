@@ -15,6 +15,7 @@ MFLOPS = {
     "bert:small": 632.7,
     "crossgrid:small": 1703.7,
     "crossgrid:one_stream": 4468.0,
+    "e2e_vlp:small": 4929.3,
     "soho:small": 2709.4,
     "uniter:small": 1320.0,
     "vilt:small": 21183.9,
