@@ -419,8 +419,10 @@ def regions_train(
         from diptych.load import load
         from diptych.regions.balance import ClassAware
         from diptych.regions.score import lines, score
-        from diptych.systems.detector import called
+        from diptych.systems.detector import RegionDetector, called
         from diptych.train import run
+
+        assert isinstance(recipe.system, RegionDetector.Config)
 
         sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
         if balance:
