@@ -162,9 +162,7 @@ class Retrieval(Task):
             some = _cut(texts.rows(column_C))
             for start in range(0, images, tall):
                 part = Visual(*(tensor[start : start + tall] for tensor in visual))
-                whose = regions and Regions(
-                    *(tensor if tensor is None else tensor[start : start + tall] for tensor in vars(regions).values())
-                )
+                whose = _of_pictures(regions, slice(start, start + tall))
                 score_IC[start : start + tall, column_C.cpu()] = self._match(part, whose, some).cpu()
         return score_IC.numpy()
 
@@ -242,6 +240,12 @@ def _labels(parts: Sequence[Regions], batches: int) -> Regions | None:
     return Regions(
         _padded([part.box_IR4 for part in parts]), _padded([part.mask_IR for part in parts]), soft_label_IRK=_padded(labels)
     )
+
+
+def _of_pictures(regions: Regions | None, some: slice) -> Regions | None:
+    if regions is None or regions.soft_label_IRK is None:
+        return None
+    return Regions(regions.box_IR4[some], regions.mask_IR[some], soft_label_IRK=regions.soft_label_IRK[some])
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:
