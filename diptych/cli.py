@@ -419,12 +419,13 @@ def regions_train(
         from diptych.load import load
         from diptych.regions.balance import ClassAware
         from diptych.regions.score import lines, score
-        from diptych.systems.detector import Detector, called
+        from diptych.systems.detector import RegionDetector, called
         from diptych.train import run
+
+        assert isinstance(recipe.system, RegionDetector.Config)
 
         sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
         if balance:
-            assert isinstance(recipe.system, Detector.Config)
             aliases = recipe.system.aliases
             sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
         _show(recipe)

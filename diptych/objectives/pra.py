@@ -58,8 +58,8 @@ class PRA(nn.Module):
         is_match_B = batch.labels["itm"] == 1 if "itm" in batch.labels else torch.ones(len(batch), dtype=torch.bool)
         for b, is_match in enumerate(is_match_B.tolist()):
             picture = -1 if picture_B is None else int(picture_B[b])
-            if not is_match or picture < 0 or batch.regions is None or not batch.regions.mask_IR[picture].any():
-                continue
+            if not is_match or picture < 0 or batch.regions is None or batch.regions.mask_IR[picture].sum() < 2:
+                continue  # of one region nothing is to be chosen
             for j, (start, end) in enumerate(self.phrases(batch, b)):
                 label_BT[b, start:end] = j
                 phrases += 1

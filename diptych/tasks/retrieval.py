@@ -31,7 +31,7 @@ from torch import Tensor
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import IGNORE, ROWS_PER_SAMPLE, Batch, Evaluation, LossTerm, System, Task, Tokenizer, Towers, Visual
+from diptych.contracts import IGNORE, ROWS_PER_SAMPLE, Batch, Evaluation, LossTerm, Regions, System, Task, Tokenizer, Towers, Visual
 from diptych.data.collate import foreign_texts, texts_of
 from diptych.draw import Draw
 from diptych.metrics import recall
@@ -127,6 +127,7 @@ class Retrieval(Task):
         """Recall in percent, by official names: txt_ for finding texts, img_ for finding pictures."""
         gallery = _Gallery()
         pictures: list[Visual] = []
+        seen: list[Regions] = []
         products: list[Towers] = []
         for batch in batches:
             batch = batch.rows((batch.row_B % ROWS_PER_SAMPLE < self.config.texts).nonzero()[:, 0])
@@ -135,9 +136,14 @@ class Retrieval(Task):
                 products.append(self.system.towers(batch))
             else:
                 pictures.append(self.system.see(batch))
+                seen += [batch.regions] if batch.regions else []
         if not gallery.keys:
             return Evaluation({}, [], [])
-        score_IC = gallery.products(products) if products else self._matches(_joined(pictures), gallery.rows(self.tokenizer.pad_id))
+        score_IC = (
+            gallery.products(products)
+            if products
+            else self._matches(_joined(pictures), _labels(seen, len(pictures)), gallery.rows(self.tokenizer.pad_id))
+        )
         image_of_C = np.array(gallery.image_of)
         items = _items(gallery, score_IC, image_of_C)
         predictions = [{name: item[name] for name in ("type", "key", "top")} for item in items]
@@ -147,7 +153,7 @@ class Retrieval(Task):
             metrics |= {f"{folds} folds/{name}": value for name, value in in_folds.items()}
         return Evaluation(metrics, items, predictions)
 
-    def _matches(self, visual: Visual, texts: Batch) -> NDArray[np.float32]:
+    def _matches(self, visual: Visual, regions: Regions | None, texts: Batch) -> NDArray[np.float32]:
         """[I, C] match logits: blocks of pictures by blocks of texts, the texts of a block of about one length."""
         images, captions = len(visual.token_IVD), len(texts)
         score_IC = torch.empty(images, captions)
@@ -156,15 +162,17 @@ class Retrieval(Task):
             some = _cut(texts.rows(column_C))
             for start in range(0, images, tall):
                 part = Visual(*(tensor[start : start + tall] for tensor in visual))
-                score_IC[start : start + tall, column_C.cpu()] = self._match(part, some).cpu()
+                whose = _of_pictures(regions, slice(start, start + tall))
+                score_IC[start : start + tall, column_C.cpu()] = self._match(part, whose, some).cpu()
         return score_IC.numpy()
 
-    def _match(self, visual: Visual, texts: Batch) -> Tensor:
+    def _match(self, visual: Visual, regions: Regions | None, texts: Batch) -> Tensor:
         """[P, C] of every one of some pictures with every one of some texts."""
         images, device = len(visual.token_IVD), texts.text_BT.device
         pairs = replace(
             texts.rows(torch.arange(len(texts), device=device).repeat(images)),
             image_of_BN=torch.arange(images, device=device).repeat_interleave(len(texts))[:, None],
+            regions=regions,
         )
         return self.system.match(self.system.fuse(pairs, visual)).float().view(images, len(texts))
 
@@ -221,12 +229,29 @@ class _Gallery:
 
 def _joined(parts: Sequence[Visual]) -> Visual:
     """Encoded pictures of several batches, padded to the most tokens."""
-    most = max(part.token_IVD.shape[1] for part in parts)
+    return Visual(*(_padded([part[n] for part in parts]) for n in range(3)))
 
-    def padded(tensor: Tensor) -> Tensor:
-        return F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, most - tensor.shape[1]))
 
-    return Visual(*(torch.cat([padded(part[n]) for part in parts]) for n in range(3)))
+def _labels(parts: Sequence[Regions], batches: int) -> Regions | None:
+    """What a detector saw in the pictures of all batches, but for the features: those are in the encoded pictures."""
+    if len(parts) < batches or any(part.soft_label_IRK is None for part in parts):
+        return None
+    labels = [part.soft_label_IRK for part in parts if part.soft_label_IRK is not None]
+    return Regions(
+        _padded([part.box_IR4 for part in parts]), _padded([part.mask_IR for part in parts]), soft_label_IRK=_padded(labels)
+    )
+
+
+def _of_pictures(regions: Regions | None, some: slice) -> Regions | None:
+    if regions is None or regions.soft_label_IRK is None:
+        return None
+    return Regions(regions.box_IR4[some], regions.mask_IR[some], soft_label_IRK=regions.soft_label_IRK[some])
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other, dimension 1 as long as the longest; False and zero in the padding."""
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0) * (part.ndim - 2) + (0, most - part.shape[1])) for part in parts])
 
 
 def _cut(texts: Batch) -> Batch:
