@@ -28,7 +28,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from diptych import config
-from diptych.config import UserError
 from diptych.contracts import IGNORE, Batch, Box, LossTerm, Reader, Visual
 from diptych.nn.box import giou, iou, to_cxcywh, to_xyxy
 from diptych.objectives import example_rows, naming
@@ -54,8 +53,8 @@ class SetPrediction(nn.Module):
 
     @staticmethod
     def prepare(config: Config, readers: Sequence[Reader]) -> Config:
-        """Names and attributes of the training data."""
-        if config.names:
+        """Names and attributes of the training data; none where a task's data have no boxes, and then nothing is ever found."""
+        if config.names or not any(sample.boxes for reader in readers for sample in map(reader.__getitem__, range(len(reader)))):
             return config
         wanted = Naming.Config(most_names=config.most_names, most_attributes=config.most_attributes)
         found = Naming.prepare(wanted, readers, "set prediction")
@@ -63,8 +62,6 @@ class SetPrediction(nn.Module):
 
     def __init__(self, config: Config, width: int):
         super().__init__()
-        if not config.names:
-            raise UserError("set_prediction.names is empty: training fills it from the data")
         self.config = config
         self.classes = nn.Linear(width, len(config.names) + 1)  # all heads start as torch's layers do, as in DETR
         self.attributes = nn.Linear(width, len(config.attributes) + 1) if config.attributes else None

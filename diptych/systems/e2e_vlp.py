@@ -99,6 +99,8 @@ class E2EVLP(System):
         return self.detection.label(batch)
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
+        if not self.config.detection.names:
+            raise UserError("set prediction needs boxes with names, and these data have none: add some with a further --data")
         for objective in (self.captioning, self.itm, self.mlm):
             batch = objective.corrupt(batch, draw)
         return batch

@@ -78,7 +78,7 @@ class Samples:
     fingerprint = "0" * 64
     region_classes = ("background", *THINGS)
 
-    def __init__(self, with_regions: bool, with_pairs: bool):
+    def __init__(self, with_regions: bool, with_pairs: bool = False):
         self.with_regions, self.with_pairs = with_regions, with_pairs
 
     def __len__(self):

@@ -12,15 +12,19 @@ from diptych import find
 from diptych.nn.recompute import Recomputed
 
 MFLOPS = {
+    "align:small": 1188.9,
     "bert:small": 632.7,
     "crossgrid:small": 1703.7,
     "crossgrid:one_stream": 4468.0,
     "e2e_vlp:small": 4929.3,
+    "kd_vlp:small": 3304.0,
+    "mural:small": 521.8,
     "soho:small": 2709.4,
     "uniter:small": 1320.0,
-    "vilt:small": 21183.9,
-    "vilt:two_streams": 29645.5,
-    "vit:small": 5069.1,
+    "vilt:small": 21127.3,
+    "vilt:two_streams": 29588.9,
+    "vinvl:small": 1490.7,
+    "vit:small": 5012.4,
 }
 SPECS = [
     f"{name}:{preset}"
