@@ -33,7 +33,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from diptych import config
-from diptych.config import DataConfig, ImageConfig, Recipe, TrainConfig
+from diptych.config import DataConfig, ImageConfig, Recipe, TrainConfig, UserError
 from diptych.contracts import IGNORE, Batch, Fused, LossTerm, ParamGroup, Reader, Regions, System, Tokenizer, Visual
 from diptych.draw import Draw
 from diptych.fusion.single_stream import SingleStream

@@ -49,8 +49,9 @@ def test_useful_flops_are_those_that_are_counted_where_nothing_is_spare(build, m
     monkeypatch.setattr(packing, "rounded", lambda length, steps=1: length)
     shape = TOY._replace(width=64, layers=3)
     model, batch = build(shape), rows(shape)
-    useful, counted = utilisation.useful_flops(model, batch), flops_of_step(model, batch)
-    assert 0.9 * counted < useful < counted
+    with torch.autocast("cpu", torch.bfloat16):  # where attention is products, which torch counts
+        counted = flops_of_step(model, batch)
+    assert 0.9 * counted < utilisation.useful_flops(model, batch) < counted
 
 
 def test_memory_is_measured_in_processes_of_their_own():
