@@ -76,10 +76,7 @@ Regions = Annotated[
     Path | None, typer.Option("--regions", metavar="STORE", help="What a detector saw in the pictures (`diptych regions extract`).")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; by default a name under runs/.")]
-Ranks = Annotated[
-    int | None,
-    typer.Option("--ranks", min=1, metavar="N", help="Processes of this machine. On a CPU one a core, if batches divide."),
-]
+Ranks = Annotated[int, typer.Option("--ranks", min=1, metavar="N", help="Processes of this machine that share each batch.")]
 Profiling = Annotated[
     bool, typer.Option("--profile", help="Record ten steps; profile.html in the run directory shows where time goes.")
 ]
@@ -123,7 +120,7 @@ def pretrain(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
-    ranks: Ranks = None,
+    ranks: Ranks = 1,
     profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
@@ -161,7 +158,7 @@ def finetune(
     settings: Settings = None,
     out: Out = None,
     resume: Resuming = Resume.auto,
-    ranks: Ranks = None,
+    ranks: Ranks = 1,
     profile: Profiling = False,
     as_json: AsJson = False,
 ) -> None:
@@ -582,28 +579,24 @@ def _work(as_json: bool) -> Iterator[Say]:
 
 
 @contextmanager
-def _several(wish: int | None, recipe: Recipe) -> Iterator[None]:
-    """This process and as many others as are wished for, or as make a CPU's training fastest."""
-    import torch
-
+def _several(ranks: int, recipe: Recipe) -> Iterator[None]:
+    """This process and as many others as are asked for."""
     from diptych import launch
     from diptych.config import UserError
 
-    batch, accumulate, threads = recipe.train.batch_size, recipe.train.accumulate, torch.get_num_threads()
-    is_within = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if launch.is_launched():  # by the same words
-        wish = None
-    if wish is not None and is_within:
+    if ranks == 1 or launch.is_launched():  # the others were started by the same words
+        yield
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--ranks starts processes, and torchrun already has: leave one of them out")
-    if wish is not None and batch % (wish * accumulate):
-        raise UserError(f"--ranks {wish}: does not divide train.batch_size={batch} / train.accumulate={accumulate}")
-    if wish is None:
-        # whoever has set a number of threads (OMP_NUM_THREADS) has other plans for the rest of the cores
-        is_free = not (is_within or torch.cuda.is_available()) and threads == launch.cores()
-        wish = launch.fitting(batch, accumulate, threads) if is_free else 1
-    with launch.ranks(wish, _words):
-        if wish > 1:
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    batch, accumulate = recipe.train.batch_size, recipe.train.accumulate
+    if batch % (ranks * accumulate):
+        raise UserError(f"--ranks {ranks}: does not divide train.batch_size={batch} / train.accumulate={accumulate}")
+    import torch
+
+    threads = torch.get_num_threads()
+    with launch.ranks(ranks, _words):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         try:
             yield
         finally:

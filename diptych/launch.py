@@ -1,4 +1,4 @@
-"""One command as several processes of this machine, as torchrun would start them: on a CPU they outrun as many threads.
+"""`--ranks N`: one command as several processes of this machine, as torchrun would start them, and ended as a plain one.
 
 The process at hand becomes rank 0 and keeps the terminal; the others are started with the same words and keep silent. Ctrl-C
 reaches all of them, and each ends by itself when another has ended (dist.py). What one of them alone complained of is passed on.
@@ -18,21 +18,14 @@ from typing import IO, NamedTuple
 
 from diptych.config import UserError
 
-LEAST_SHARE = 8  # samples of a rank's micro-step; with fewer, a process is busy with itself
 PATIENCE = 60.0  # seconds that the others have to follow when rank 0 has done its work
 GRACE = 5.0  # seconds that a process has to follow one that failed
 _MARK = "DIPTYCH_LAUNCHED"  # in the environment of processes that were started here
 
 
-def cores() -> int:
+def _cores() -> int:
     """That this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def fitting(batch_size: int, accumulate: int, cores: int) -> int:
-    """How many ranks a batch is divided among: as many as there are cores, if it divides and leaves each enough."""
-    shares = (ranks for ranks in range(cores, 1, -1) if batch_size % (ranks * accumulate) == 0)
-    return next((ranks for ranks in shares if batch_size // (ranks * accumulate) >= LEAST_SHARE), 1)
 
 
 def is_launched() -> bool:
@@ -59,7 +52,7 @@ def ranks(count: int, words: Sequence[str]) -> Iterator[None]:
         yield
         return
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), _MARK: "1"}
-    shared["OMP_NUM_THREADS"] = str(max(1, cores() // count))
+    shared["OMP_NUM_THREADS"] = str(max(1, _cores() // count))
     with ExitStack() as stack:
         stack.enter_context(_environment(shared | {"RANK": "0", "LOCAL_RANK": "0"}))
         others = [_start(rank, words, stack) for rank in range(1, count)]

@@ -1,4 +1,4 @@
-"""One command as several processes: how many, the same result, and nobody left waiting when one of them fails."""
+"""One command as several processes: the same result, and nobody left waiting when one of them fails."""
 
 import json
 import os
@@ -8,15 +8,6 @@ import sys
 import pytest
 
 from diptych.data import folder
-from diptych.launch import fitting
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "accumulate", "cores", "expected"),
-    [(32, 1, 2, 2), (32, 1, 4, 4), (32, 1, 8, 4), (32, 4, 8, 1), (30, 1, 4, 3), (7, 1, 2, 1), (4096, 1, 6, 4), (32, 1, 1, 1)],
-)
-def test_a_batch_is_divided_evenly_and_each_process_has_enough_to_do(batch_size, accumulate, cores, expected):
-    assert fitting(batch_size, accumulate, cores) == expected
 
 
 def diptych(*words: str) -> subprocess.CompletedProcess[str]:
