@@ -61,7 +61,7 @@ _SIZES = (
     Size("quick", "tiny", root=40, pretrain=40, tune=30, equal=59, controls=10, labels=100, asked=200, gallery=50),
     Size("default", "small", root=800, pretrain=600, tune=200, equal=1260, controls=60, labels=2000, asked=None, gallery=200),
     # the same ten minutes where bf16 is multiplied in hardware
-    Size("large", "small", root=1500, pretrain=3400, tune=400, equal=4460, controls=200, labels=2000, asked=None, gallery=200),
+    Size("large", "small", root=1500, pretrain=3000, tune=400, equal=4100, controls=200, labels=2000, asked=None, gallery=200),
 )
 SIZES = {size.name: size for size in _SIZES}
 

@@ -39,7 +39,7 @@ class Further:
     patches_two_streams: int
 
 
-FURTHER = Further(800, 4850, 3880, 750, 280, 985, 780)
+FURTHER = Further(800, 4490, 3520, 660, 280, 870, 690)
 
 
 class Extension:
