@@ -94,7 +94,6 @@ def test_our_side_and_the_peer_start_alike_and_ours_is_taken_to_the_end(scenes, 
 
 def test_the_peer_learns_what_we_learn(scenes, tmp_path, monkeypatch, one_thread):
     """Step by step, with transformers' Trainer: the same losses, the same answers."""
-    pytest.importorskip("accelerate")
     monkeypatch.setenv("DIPTYCH_DATA", str(scenes))
     course = to_accuracy.Course.of(to_accuracy.LEAST._replace(out=tmp_path))
     for name in ("pretraining", "tuning"):
