@@ -155,7 +155,7 @@ class Model:
         """The probability, for each text, that it is true of the picture."""
         if self._has_towers:
             several = "give several texts, as in 'a cat | a dog'"
-            raise UserError(f"a {self.about['system']} tells which text fits a picture best, not whether one does: {several}")
+            raise UserError(f"{self.about['system']} tells which text fits a picture best, not whether one does: {several}")
         if type(self.system).match is System.match:
             raise self._cannot("tell matches", "retrieval")
         fused = self.system.fuse(self._rows(image, [text] if isinstance(text, str) else text))

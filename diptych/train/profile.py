@@ -54,7 +54,7 @@ class Profile:
 
     def __init__(self, model: Trainable, directory: Path, page: Page, tell: Callable[[str], None]):
         self.model, self.directory, self.page, self.tell = model, directory, page, tell
-        self.is_written = False
+        self.steps = 0
 
     @contextmanager
     def recording(self) -> Iterator[Callable[[], None]]:
@@ -65,17 +65,23 @@ class Profile:
         times = schedule(wait=0, warmup=WARM, active=RECORDED, repeat=1)
         ranges = _Ranges(getattr(self.model, "system", self.model))
         with profile(activities=activities, schedule=times, on_trace_ready=self._write, acc_events=True) as recorder:
-            yield recorder.step
+
+            def step() -> None:
+                self.steps += 1
+                recorder.step()
+
+            yield step
         ranges.remove()
-        if not self.is_written:
-            self.tell(f"--profile: nothing was recorded; it begins after {WARM} steps")
+        if self.steps < WARM + RECORDED:
+            self.tell(f"--profile: nothing was recorded; it takes {WARM + RECORDED} steps, and there were {self.steps}")
 
     def _write(self, recorder: profile) -> None:
+        if self.steps < WARM + RECORDED:  # at an early end, what has begun of the next step would count as one
+            return
         trace = self.directory / "profile-trace.json"
         recorder.export_chrome_trace(str(trace))
         file = self.directory / "profile.html"
         write_file(file, self.page(summarise(recorder), self.directory).encode())
-        self.is_written = True
         self.tell(f"profile of {RECORDED} steps: {file}; every operation: {trace}")
 
 

@@ -179,6 +179,13 @@ def test_a_profile_says_where_time_went_and_changes_nothing(tmp_path):
     assert toy_run.state_of(tmp_path / "watched")["model.safetensors"] == toy_run.state_of(tmp_path / "plain")["model.safetensors"]
 
 
+def test_a_run_too_short_for_a_profile_says_so(tmp_path, capsys):
+    options = {**QUIET, "quiet": False}
+    pretrain(recipe({"steps": 12}), Toy, sources(), tmp_path, profile=profile_page, **options)
+    assert "nothing was recorded; it takes 15 steps, and there were 12" in capsys.readouterr().err
+    assert not (tmp_path / "profile.html").exists()
+
+
 def test_logs_are_cut_where_the_checkpoint_stands(tmp_path):
     log = tmp_path / "log.jsonl"
     for step in (2, 4, 6):
