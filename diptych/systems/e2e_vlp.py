@@ -100,9 +100,7 @@ class E2EVLP(System):
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
         if not self.config.detection.names:
-            raise UserError(
-                "e2e_vlp learns to find things from boxes with names, and these data have none; add some that do, as with --data scenes"
-            )
+            raise UserError("e2e_vlp learns from boxes with names, and these data have none; add some that do: --data scenes")
         for objective in (self.captioning, self.itm, self.mlm):
             batch = objective.corrupt(batch, draw)
         return batch
