@@ -80,11 +80,10 @@ class Loop:
 
     def run(self) -> Progress:
         """Train from wherever `progress` stands to the last step. Raises `Interrupted` when asked to stop, after saving."""
-        items = self.stream.loader(self.progress.step * self.train.accumulate, self.workers, self.device.type == "cuda")
         self.watch = Stopwatch(self.progress.seconds)
         self._train_mode()
         profiling = nullcontext(lambda: None) if self.profile is None else self.profile.recording()
-        with StopRequest() as request, self._told_of_lost_workers(), profiling as profiled:
+        with StopRequest() as request, self._told_of_lost_workers(), self._loading() as items, profiling as profiled:
             while self.progress.step < self.train.steps:
                 fetched = self.fetch(items)
                 counts = self.announce(fetched, request)
@@ -222,12 +221,27 @@ class Loop:
     # ------------------------------------------------------------------------------------------------ small print
 
     @contextmanager
+    def _loading(self) -> Iterator[Iterator[Delivery | Refusal]]:
+        """What there is to train on, from where the run stands.
+
+        Loader processes are ended here and not whenever the iterator is collected: until then torch's handler of SIGCHLD may raise
+        the loss of one anywhere in the main thread, long after the run.
+        """
+        items = self.stream.loader(self.progress.step * self.train.accumulate, self.workers, self.device.type == "cuda")
+        try:
+            yield items
+        finally:
+            if self.workers:
+                items._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
+
+    @contextmanager
     def _told_of_lost_workers(self) -> Iterator[None]:
         """torch raises it wherever the trainer stands when a loader process dies: mostly, the system took it for its memory."""
         try:
             yield
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # the last two where one dies in the middle of handing something over; no socket of another kind is read in the loop
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise UserError(
                 f"step {self.progress.step + 1}: a loader process was killed from outside; where memory is short, lower "
