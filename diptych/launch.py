@@ -48,9 +48,6 @@ class Other(NamedTuple):
 @contextmanager
 def ranks(count: int, words: Sequence[str]) -> Iterator[None]:
     """Inside, this process is rank 0 of `count`, and the others carry out `diptych WORDS`."""
-    if count == 1:
-        yield
-        return
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), _MARK: "1"}
     shared["OMP_NUM_THREADS"] = str(max(1, _cores() // count))
     with ExitStack() as stack:

@@ -111,7 +111,8 @@ class DualStream(nn.Module):
         if read_BT is not None:
             is_first_T = torch.arange(read_BT.shape[1], device=read_BT.device) == 0
             read = text.which(read_BT | is_first_T)
-            read_image = image.which(torch.zeros_like(rows.mask_BV) if read_BV is None else read_BV.expand_as(rows.mask_BV))
+            if self.image_layers is not None:
+                read_image = image.which(torch.zeros_like(rows.mask_BV) if read_BV is None else read_BV.expand_as(rows.mask_BV))
         last, middle_PD = len(self.text_layers) - 1, text_PD
         for n, layer in enumerate(self.text_layers):
             middle_PD = text_PD

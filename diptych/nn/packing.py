@@ -63,11 +63,11 @@ class Some(NamedTuple):
 class Group(NamedTuple):
     """Benches of about one length, and the tokens on them."""
 
-    token_G: Tensor  # int64, which of the packed tokens
+    token_G: Tensor  # int64, which of the packed tokens; after `Benches.reading`, which of those that are read
     bench_S: Tensor  # int64, which of all benches
     seat_G: Tensor  # int64, place on these S benches of N seats: bench * N + place
     mask_SN: (
-        Tensor  # bool, True where somebody sits; all over a bench where nobody does, for whoever looks there must see something
+        Tensor  # bool, True where somebody sits; on a spare bench everywhere: a softmax over nothing is none, over zeros harmless
     )
 
     def seat(self, x_PD: Tensor) -> Tensor:
@@ -123,6 +123,7 @@ class Benches(NamedTuple):
 
 
 def _back(groups: list[Group]) -> Some:
+    """Groups one after the other hold the tokens in the order `token_G`; sorting that undoes it."""
     return Some.of(torch.cat([group.token_G for group in groups]).argsort())
 
 
