@@ -195,7 +195,9 @@ def finetune(
 
 @app.command()
 def evaluate(
-    name: Annotated[str, typer.Argument(metavar="TASK", help="For example vqa or retrieval.")],
+    name: Annotated[
+        str, typer.Argument(metavar="TASK", help="For example vqa or retrieval; or objectives: those of pre-training.")
+    ],
     source: Source,
     data: Annotated[str, typer.Option("--data", metavar="[KIND:]PATH", help="By default what the run was trained on.")] = "",
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="For example val, test, test-style.")] = "test",
@@ -212,6 +214,8 @@ def evaluate(
     """Score a run on one split of a data set."""
     from diptych import find
 
+    if name == "objectives":
+        return _objectives(source, data, split, regions, settings, as_json)
     task = find.task_class(name)
     with _work(as_json) as say:
         from diptych import checkpoint
@@ -547,6 +551,39 @@ def regions_verify(
 
         found = verify(stores[0]) if len(stores) == 1 else compare(*stores)
         say(found, *(f"{key.replace('_', ' ')}: {value}" for key, value in found.items()))
+
+
+def _objectives(source: str, data: str, split: str, regions: Path | None, settings: list[str] | None, as_json: bool) -> None:
+    """The objectives of pre-training on one split. A preset instead of a run: of a system that has learnt nothing."""
+    from diptych import find
+    from diptych.config import UserError
+
+    with _work(as_json) as say:
+        from diptych.load import Model, load
+        from diptych.text import tokenizer
+        from diptych.train import run
+
+        if find.run(source) is not None:
+            model = load(source)
+        else:
+            fresh = find.system(source)
+            recipe, words = fresh.recipe, tokenizer.load(fresh.recipe.text.vocab)
+            seen = find.readers([data or "scenes"], "train", fresh.cls.purpose)
+            prepared = fresh.cls.prepare(recipe.system, [one.reader for one in seen], words)
+            recipe = recipe.model_copy(update={"system": prepared})
+            about = {"system": fresh.name, "preset": fresh.preset, "data": ["scenes"]}
+            model = Model(run.build_system(recipe, fresh.cls, words), words, recipe, about, Path(source))
+        if model.task is not None:
+            raise UserError(f"{source}: fine-tuned for {model.about['task']}, and objectives are those of pre-training")
+        recipe, kind = _resolved(model.recipe, None, settings), type(model.system)
+        known = model.about.get("regions")
+        regions = regions or (Path(known) if known else None)
+        _regions_suit(kind, regions, pretraining=True)
+        specs = [data] if data else model.about["data"]
+        sources = _seen(find.readers(specs, split, kind.purpose), regions)
+        about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions)}
+        result = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
+        say(result, *_scores(result))
 
 
 # ------------------------------------------------------------------------------------------------------------ plumbing

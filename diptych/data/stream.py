@@ -79,6 +79,7 @@ class Stream(Dataset["Delivery | Refusal"]):
     ranks: int = 1
     negatives: int = 1  # samples of other draws handed to `collate` beside each sample
     foreign: bool = False  # they are wanted even where a sample brings false texts of its own
+    shuffled: bool = False  # every text beside another sample's picture
     pictures: bool = True  # False: nothing is decoded, and samples go on without pictures
 
     def __post_init__(self) -> None:
@@ -126,6 +127,8 @@ class Stream(Dataset["Delivery | Refusal"]):
             sample = reader[index]
             if not self.pictures:
                 return replace(sample, images=()), ()
+            if self.shuffled:
+                sample = _beside_another(sample, reader, index, self.draw, n)
             try:
                 return sample, decode_sample(sample, self.image)
             except BrokenPicture as error:
@@ -156,6 +159,7 @@ class InOrder(Dataset["Delivery | Refusal"]):
     image: ImageConfig
     batch_size: int
     limit: int | None = None  # only the first so many samples
+    shuffled: bool = False  # every text beside another sample's picture
 
     @property
     def size(self) -> int:
@@ -173,6 +177,8 @@ class InOrder(Dataset["Delivery | Refusal"]):
     def deliver(self, k: int) -> Delivery:
         index_N = range(k * self.batch_size, min((k + 1) * self.batch_size, self.size))
         samples = [self.reader[index] for index in index_N]
+        if self.shuffled:
+            samples = [_beside_another(s, self.reader, i, self.draw, i) for s, i in zip(samples, index_N, strict=True)]
         pictures, broken = [], []
         decoded: dict[object, Pictures | BrokenPicture] = {}  # neighbours often ask about one picture
         for sample in samples:
@@ -198,6 +204,16 @@ class InOrder(Dataset["Delivery | Refusal"]):
             if isinstance(item, Refusal):
                 raise UserError(item.reason)
             yield item
+
+
+def _beside_another(sample: Sample, reader: Reader, index: int, draw: Draw, n: int) -> Sample:
+    """The texts and labels of one sample; the pictures, boxes and regions of another, drawn for the n-th."""
+    if len(reader) < 2:
+        raise UserError("data.shuffled=true needs another sample to take the picture from, and there is one alone")
+    other = int(draw.integers("shuffled", n, len(reader) - 1)[0, 0])
+    shown = reader[other + (other >= index)]
+    unboxed = tuple(tuple(phrase._replace(box=None) for phrase in spans) for spans in sample.phrases)
+    return replace(sample, images=shown.images, boxes=shown.boxes, regions=shown.regions, phrases=unboxed)
 
 
 def _broken(sample: Sample, error: BrokenPicture) -> Broken:
