@@ -37,7 +37,7 @@ def main() -> None:
             images.mkdir(parents=True, exist_ok=True)
             page.curves(sitter, asked.runs, images / f"{name}-curves.svg")
             drawn = pictures.DRAWN[name](asked.runs, images)
-            page.put(ROOT / f"docs/systems/{name}.md", page.section(name, sitter, table, asked.runs, drawn))
+            page.put(ROOT / f"docs/systems/{sitter.page or name}.md", name, page.section(name, sitter, table, asked.runs, drawn))
             kept = {what: {title: figures._asdict() for title, figures in cells.items()} for what, cells in table.items()}
             (ROOT / "results/portraits").mkdir(parents=True, exist_ok=True)
             checkpoint.write_json(ROOT / f"results/portraits/{name}.json", kept)

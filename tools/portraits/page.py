@@ -1,4 +1,4 @@
-"""The part of a system's page that is measured: between `<!-- portrait -->` and `<!-- end of portrait -->`."""
+"""The part of a system's page that is measured: between `<!-- portrait of NAME -->` and `<!-- end of NAME -->`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from benchmarks import machine
 from tools.portraits.runs import TRAININGS, chain, needs, result_of
 from tools.portraits.sitters import Column, Row, Sitter
 
-BEGIN, END = "<!-- portrait -->", "<!-- end of portrait -->"
 TONES = ("#c8421c", "#2f6f9f", "#8b8a86", "#5b8c3a")
 
 
@@ -129,10 +128,11 @@ def curves(sitter: Sitter, folder: Path, file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
-def put(page: Path, text: str) -> None:
+def put(page: Path, name: str, text: str) -> None:
     """Into the page, in the place of what was there."""
-    before, begun, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    begin, end = f"<!-- portrait of {name} -->", f"<!-- end of {name} -->"
+    before, begun, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
     if not (begun and ended):
-        raise SystemExit(f"{page} has no place for a portrait: it needs a line '{BEGIN}' and, below it, '{END}'")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{page} has no place for a portrait: it needs a line '{begin}' and, below it, '{end}'")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

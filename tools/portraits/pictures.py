@@ -24,6 +24,7 @@ from diptych.load import Guess, Model, load
 from diptych.metrics.recall import recall
 from diptych.regions.store import RegionStore, WithRegions
 from diptych.report.overlay import Look, lit
+from tools.portraits.runs import NOISE
 
 SIDE, GAP, LINE = 150, 8, 15  # pixels
 PAPER, INK, SOFT, RIGHT, WRONG = "#ffffff", "#1d1c1a", "#67635b", "#3f8f3a", "#c8421c"
@@ -385,6 +386,23 @@ def mural(runs: Path, images: Path) -> str:
     return _as_image("mural", "mean recall of 96 languages, with and without translations in training")
 
 
+def align_noise(runs: Path, images: Path) -> str:
+    """Mean recall by noise, a line for English and one for the mean of twelve languages."""
+    from tools.portraits.sitters import SEEN
+
+    found = {noise: _by_language(load(runs / f"align-noise-{noise}"), SEEN) for noise in NOISE}
+    figure = Figure(figsize=(4.6, 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(NOISE, [found[noise]["en"] for noise in NOISE], color="#c8421c", marker="o", label="English")
+    axes.plot(NOISE, [sum(found[noise].values()) / len(SEEN) for noise in NOISE], color="#2f6f9f", marker="o", label="12 languages")
+    axes.set(xlabel="names spoilt in training, %", ylabel="mean recall on clean names, %", ylim=(0, None))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(images / "align-noise.png", dpi=110)
+    return _as_image("align-noise", "mean recall by share of spoilt names")
+
+
 def _by_language(model: Model, languages: Sequence[str]) -> dict[str, float]:
     """(R@1 + R@5 + R@10) / 3, the mean of both ways; a gallery's pictures are encoded once for all languages."""
     side: dict[Any, NDArray[np.float32]] = {}
@@ -428,5 +446,6 @@ DRAWN: dict[str, Callable[[Path, Path], str]] = {
     "e2e_vlp": e2e_vlp,
     "kd_vlp": kd_vlp,
     "align": align,
+    "align-noise": align_noise,
     "mural": mural,
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych import checkpoint
+from diptych.atelier import names
 from diptych.cli import call
 
 TEXTS = "--data visual_genome:scenes@0.85 --data coco_captions:scenes@0.15"
@@ -51,6 +52,9 @@ TRAININGS = {
     "mural": "pretrain mural:small --data wit:names@1 --data translations:names@3",
     "mural-without-t2t": "pretrain mural:small --data wit:names --set system.t2t=null",
 }
+NOISE = (0, 20, 40, 60)  # percent of the names in training that are spoilt
+SPELT = "--set text.vocab=bytes --set text.max_tokens=64 --set data.image.short=64 --set data.image.long=64"
+TRAININGS |= {f"align-noise-{noise}": f"pretrain align:small --data wit:@names-{noise} {SPELT}" for noise in NOISE}
 SECOND_SEED = ("soho", "e2e_vlp", "kd_vlp", "vinvl", "align", "mural")  # those with a headline measure of their own
 TRAININGS |= {f"{name}-seed1": f"{TRAININGS[name]} --set train.seed=1" for name in SECOND_SEED}
 
@@ -75,6 +79,9 @@ def train(name: str, folder: Path) -> None:
     """It and all before it, as far as they are not there."""
     for one in chain(name):
         out = folder / one
+        for noise in re.findall(r"@names-(\d+)", TRAININGS[one]):
+            if not (folder / f"names-{noise}/dataset.json").is_file():
+                names.make(folder / f"names-{noise}", noise=int(noise) / 100)
         if not ((out / "result.json").is_file() or (out / "store.json").is_file()):
             carry_out([*words_of(TRAININGS[one], folder), "--out", str(out)])
 

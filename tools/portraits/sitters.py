@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tools.portraits.runs import NOISE
+
 MOST = 1920  # held-out samples asked, in batches of 64
 OBJECTIVES = f"evaluate objectives --split test --set data.limit={MOST}"
 BLIND = "--set data.shuffled=true"
@@ -45,6 +47,7 @@ class Sitter:
     curves: Mapping[str, str]  # metric in the log -> what it is called
     drawn: Mapping[str, str]  # training -> what its lines are called
     about: str  # what the picture shows, in one sentence
+    page: str = ""  # of docs/systems, where it is not called like the sitter
 
 
 def _learnt(name: str, two: bool = False) -> tuple[Column, ...]:
@@ -183,5 +186,16 @@ SITTERS = {
         {"contrast/accuracy": "picture found in the batch", "t2t/accuracy": "translation found in the batch"},
         {"mural": "learnt", "mural-seed1": "second seed", "mural-without-t2t": "without translations"},
         ABOUT["mural"],
+    ),
+    "align-noise": Sitter(
+        (
+            Row("English, mean recall", LANGUAGE, "r_mean", 1, over=("en",)),
+            Row("12 languages, mean recall", LANGUAGE, "r_mean", 1, over=SEEN),
+        ),
+        tuple(Column(f"{noise} % noise" if noise else "clean", f"@align-noise-{noise}") for noise in NOISE),
+        {"contrast/accuracy": "partner found in the batch of training"},
+        {f"align-noise-{noise}": f"{noise} % noise" for noise in NOISE},
+        "Mean recall on clean names, by the share of training names that are spoilt: another thing's, boilerplate, or cut short.",
+        page="align",
     ),
 }
