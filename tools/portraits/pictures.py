@@ -258,8 +258,11 @@ def soho(runs: Path, images: Path) -> str:
                     crops[word].append(_around(pixel_IHW3[i], box_IV4[i, v].tolist()))
     often = sorted((word for word in crops if len(crops[word]) >= 6), key=lambda word: -count[word])
     chosen = often[:: max(1, len(often) // 24)][:24]
-    rows = [[Tile(crop) for word in chosen[place : place + 3] for crop in crops[word][:6]] for place in range(0, len(chosen), 3)]
-    sheet(rows, images / "soho.png", 44)
+    rows = [
+        [tile for word in chosen[place : place + 3] for tile in (*map(Tile, crops[word][:6]), Tile(None))]
+        for place in range(0, len(chosen), 3)
+    ]
+    sheet(rows, images / "soho.png", 44)  # a gap after each word
     return _as_image("soho", "24 visual words, three in a row of pictures, six cells of each")
 
 
