@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -183,6 +184,7 @@ class Batch:
     keys: tuple[str, ...] = ()  # sample key of each row
     samples: tuple[Sample, ...] = ()  # sample of each row; only inside the loader, dropped before the batch leaves it
     phrases: tuple[tuple[Phrase, ...], ...] = ()  # of each row, start and end in *tokens*; only inside the loader
+    false_phrases: tuple[tuple[Phrase, ...], ...] = ()  # the same of false_text
     others: tuple[tuple[Sample, ...], ...] = ()  # of each row: samples of other global indices; only inside the loader
 
     def __len__(self) -> int:
@@ -215,7 +217,10 @@ class Batch:
             text_mask_BT=torch.where(is_false_B1, false.mask_BT, self.text_mask_BT),
             segment_BT=torch.where(is_false_B1, false.segment_BT, self.segment_BT),
             word_BT=torch.where(is_false_B1, false.word_BT, self.word_BT),
-            phrases=tuple(() if swapped else spans for swapped, spans in zip(is_false_B, self.phrases, strict=False)),
+            phrases=tuple(
+                false if swapped else true
+                for swapped, true, false in zip(is_false_B, self.phrases, self.false_phrases or repeat(()), strict=False)
+            ),
         )
 
     @staticmethod
@@ -247,7 +252,7 @@ class Batch:
 
 
 _ROW_TENSORS = ("text_BT", "text_mask_BT", "segment_BT", "word_BT", "row_B", "image_of_BN", "group_B")
-_ROW_TUPLES = ("keys", "samples", "phrases", "others")
+_ROW_TUPLES = ("keys", "samples", "phrases", "false_phrases", "others")
 
 
 def _pick(tensor: Tensor | None, index: Tensor) -> Tensor | None:

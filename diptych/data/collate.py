@@ -53,11 +53,9 @@ class Collate:
         row_B = np.array([sample_ids[i] * ROWS_PER_SAMPLE + place for i, place in rows], dtype=np.int64)
         pairs = self._pairs(samples, rows, row_B, draw, others)
         encodings = [true.encoding for true, _ in pairs] if pairs else [self._encode(_text(samples[i], place)) for i, place in rows]
-        false = (
-            [false.encoding if false else NOTHING for _, false in pairs]
-            if pairs
-            else self._false_texts(samples, rows, row_B, draw, others)
-        )
+        false, false_phrases = [false.encoding if false else NOTHING for _, false in pairs], ()
+        if not pairs:
+            false, false_phrases = zip(*self._false_texts(samples, rows, row_B, draw, others), strict=True)
         length = max(len(encoding.ids) for encoding in (*encodings, *false))  # common, so that objectives can swap texts in place
         texts = texts_of(encodings, self.tokenizer.pad_id, length, [true.second for true, _ in pairs])
         false_text = None
@@ -81,6 +79,7 @@ class Collate:
                 _in_tokens(samples[i].phrases[place], encoding) if samples[i].phrases and not pairs else ()
                 for (i, place), encoding in zip(rows, encodings, strict=True)
             ),
+            false_phrases=false_phrases if any(false_phrases) else (),
             others=() if others is None else tuple(tuple(others[i]) for i, _ in rows),
         )
 
@@ -128,22 +127,29 @@ class Collate:
         row_B: np.ndarray,
         draw: Draw,
         others: Sequence[Sequence[Sample]] | None,
-    ) -> list[Encoding]:
+    ) -> list[tuple[Encoding, tuple[Phrase, ...]]]:
         """A text for each row that is not true of its picture: the data set's own checked one, or one of another sample.
 
         Another's where the set has none, and in `data.foreign` of the rows: near texts alone never show what a text about
         something quite different looks like. Where neither is there, the encoding has no tokens at all and the row of
-        `Batch.false_text` is masked out.
+        `Batch.false_text` is masked out. Its phrases are marked as the true one's are, or what is hidden would tell them apart.
         """
         is_foreign_B = draw.uniform("foreign", row_B)[:, 0] < self.data.foreign
         lot_B = draw.uniform("false text", row_B)[:, 0].tolist()
-        chosen = []
+        chosen: list[tuple[Encoding, tuple[Phrase, ...]]] = []
         for (i, place), is_foreign, lot in zip(rows, is_foreign_B.tolist(), lot_B, strict=True):
-            text = samples[i].false_texts[place] if samples[i].false_texts and not is_foreign else ""
+            sample, phrases = samples[i], ()
+            text = sample.false_texts[place] if sample.false_texts and not is_foreign else ""
+            if text and sample.phrases:
+                phrases = _in_false(sample.texts[place], text, sample.phrases[place])
             if not text and others is not None:
-                foreign = next((left for other in others[i] if (left := foreign_texts(samples[i], other))), None)
-                text = foreign[int(lot * len(foreign))] if foreign else ""
-            chosen.append(self._encode(text) if text else NOTHING)
+                other, left = next(((one, left) for one in others[i] if (left := _foreign(sample, one))), (sample, []))
+                if left:
+                    place = left[int(lot * len(left))]
+                    text = other.texts[place]
+                    phrases = [phrase._replace(box=None) for phrase in other.phrases[place]] if other.phrases else ()
+            encoding = self._encode(text) if text else NOTHING
+            chosen.append((encoding, _in_tokens(phrases, encoding)))
         return chosen
 
     # ---------------------------------------------------------------------------------------------------- pictures
@@ -195,8 +201,25 @@ class Collate:
 
 def foreign_texts(sample: Sample, other: Sample) -> list[str]:
     """Texts of another sample that this one does not have: false of its picture, as far as the data can tell."""
+    return [other.texts[place] for place in _foreign(sample, other)]
+
+
+def _foreign(sample: Sample, other: Sample) -> list[int]:
     own = set(sample.texts)
-    return [text for text in other.texts if text not in own]
+    return [place for place, text in enumerate(other.texts) if text not in own]
+
+
+def _in_false(true: str, false: str, phrases: Sequence[Phrase]) -> tuple[Phrase, ...]:
+    """The same words' spans in a near text; none where words were added or left out."""
+    here, there = ([word.span() for word in re.finditer(r"\w+", text)] for text in (true, false))
+    if len(here) != len(there):
+        return ()
+    moved = []
+    for phrase in phrases:
+        words = [n for n, (start, end) in enumerate(here) if start < phrase.end and end > phrase.start]
+        if words:
+            moved.append(phrase._replace(start=there[words[0]][0], end=there[words[-1]][1], box=None))
+    return tuple(moved)
 
 
 def texts_of(encodings: Sequence[Encoding], pad_id: int, length: int, second: Sequence[int] = ()) -> Texts:

@@ -109,7 +109,7 @@ class Stream(Dataset["Delivery | Refusal"]):
             others.append(self._others(reader, sample, index, chance_J))
         batch = replace(self.collate(samples, pictures, draw_N.tolist(), self.draw, others), step=k // self.accumulate)
         batch = self.corrupt(self.label(batch), self.draw)
-        return Delivery(replace(batch, samples=(), phrases=(), others=()), tuple(broken))
+        return Delivery(replace(batch, samples=(), phrases=(), false_phrases=(), others=()), tuple(broken))
 
     def draws_of(self, k: int) -> NDArray[np.int64]:
         """Which draws of the global order item k consists of."""
