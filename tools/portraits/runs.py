@@ -19,7 +19,8 @@ from diptych.atelier import names
 from diptych.cli import call
 
 TEXTS = "--data visual_genome:scenes@0.85 --data coco_captions:scenes@0.15"
-ROOTED = "--init image=@cnn --init text=@cnn"
+WORDED = "--init text=@words --init fusion=@words"
+ROOTED = f"--init image=@cnn {WORDED}"
 
 
 def _looks(steps: int) -> str:
@@ -30,6 +31,7 @@ TRAININGS = {
     # the roots
     "bert": f"pretrain bert:small --data scenes {_looks(150)}",
     "cnn": f"pretrain cnn:small --data scenes {_looks(150)}",
+    "words": f"pretrain bert:small --data scenes --init text=@cnn {_looks(500)}",  # its words begin where the CNN's cells are
     "vit": f"pretrain vit:small --data scenes {_looks(400)}",
     "simclr": "pretrain simclr:small --data names",
     "simclr-probe": "finetune probe --from @simclr --data names",
@@ -40,11 +42,11 @@ TRAININGS = {
     # regions, and what reads or is taught by them
     "detector": f"regions train --data scenes {_looks(200)}",
     "regions": "regions extract --from @detector --data scenes --split train --split val --split test",
-    "uniter": f"pretrain uniter:small {TEXTS} --regions @regions {_looks(400)}",
-    "vinvl": f"pretrain vinvl:small {TEXTS} --regions @regions {_looks(300)}",
-    "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {ROOTED} {_looks(200)}",
+    "uniter": f"pretrain uniter:small {TEXTS} --regions @regions {WORDED} {_looks(800)}",
+    "vinvl": f"pretrain vinvl:small {TEXTS} --regions @regions {WORDED} {_looks(400)}",
+    "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {ROOTED} {_looks(300)}",
     # grids and patches
-    "soho": f"pretrain soho:small {TEXTS} {ROOTED} {_looks(120)}",
+    "soho": f"pretrain soho:small {TEXTS} {ROOTED} {_looks(300)}",
     "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)}",
     "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)}",
     # dual encoders
