@@ -45,7 +45,7 @@ def sheet(rows: Sequence[Sequence[Tile]], file: Path, side: int = SIDE) -> None:
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)
     wrapped = [[_wrapped(tile.said, font, side) for tile in row] for row in rows]
     heights = [
-        (side if any(tile.picture is not None for tile in row) else 0) + LINE * max(map(len, lines)) + GAP
+        max((0 if tile.picture is None else side) + LINE * len(said) for tile, said in zip(row, lines, strict=True)) + 2 * GAP
         for row, lines in zip(rows, wrapped, strict=True)
     ]
     canvas = Image.new("RGB", (max(map(len, rows)) * (side + GAP) + GAP, sum(heights) + GAP), PAPER)
@@ -193,10 +193,10 @@ def neighbours(name: str) -> Callable[[Path, Path], str]:
         rows = []
         for q in range(0, len(asked_QD), len(asked_QD) // 8)[:8]:
             label = new.reader[q].labels["label"]
-            row = [Tile(_shown(new.reader, q), str(label))]
+            row = [Tile(_shown(new.reader, q), _spaced(label))]
             for k in cosine_QK[q].topk(6).indices.tolist():
                 near = str(known.reader[k].labels["label"])
-                row.append(Tile(_shown(known.reader, k), near, RIGHT if near == label else ""))
+                row.append(Tile(_shown(known.reader, k), _spaced(near), RIGHT if near == label else ""))
             rows.append(row)
         sheet(rows, images / f"{name}.png", 100)
         return _as_image(
@@ -205,6 +205,10 @@ def neighbours(name: str) -> Callable[[Path, Path], str]:
         )
 
     return draw
+
+
+def _spaced(label: object) -> str:
+    return str(label).replace("-", " ")
 
 
 # ------------------------------------------------------------------------------------------------------- both together
