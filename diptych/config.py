@@ -112,6 +112,7 @@ class TrainConfig(Config):
     checkpoint_every: PositiveInt = 500
     validate_every: PositiveInt | None = None  # steps from one look at `val` to the next
     validate_on: PositiveInt = 500  # its first so many samples
+    score_on: PositiveInt | None = None  # and so many at the end of fine-tuning; None: all
     log_every: PositiveInt = 50
 
 

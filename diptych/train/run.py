@@ -32,7 +32,7 @@ from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
 from diptych.train.card import model_card
-from diptych.train.evaluate import intervals
+from diptych.train.evaluate import headline, intervals
 from diptych.train.log import Journal, last_losses
 from diptych.train.loop import Loop, Probe
 from diptych.train.precision import autocast, choose_device, choose_precision
@@ -177,7 +177,8 @@ def finetune(
 
     def score(model: Task) -> dict[str, Result]:
         readers = (evaluate_on or {}).items()
-        return {split: evaluate(model, recipe, reader, split, tokenizer, about=about)[0] for split, reader in readers}
+        few = recipe.train.score_on
+        return {split: evaluate(model, recipe, reader, split, tokenizer, about=about, limit=few)[0] for split, reader in readers}
 
     return _run(recipe, begin, data, out, tokenizer, about, options, score)
 
@@ -214,6 +215,7 @@ def evaluate(
         "split": split,
         "metrics": evaluation.metrics,
         "n": len(evaluation.items),
+        "score": headline(evaluation.items)._asdict() if evaluation.items else None,
         "ci95": {name: [interval.low, interval.high] for name, interval in intervals(evaluation.items).items()},
         "data_sha256": reader.fingerprint,
         "broken": [entry._asdict() for entry in broken],
@@ -226,11 +228,12 @@ def evaluate(
 
 
 def _validation(recipe: Recipe, reader: Reader, tokenizer: Tokenizer) -> Probe:
-    """The task's metrics on the first samples of `val`."""
+    """The task's metrics on the first samples of `val`, and the one score that all tasks have."""
 
     def probe(model: Trainable) -> dict[str, float]:
         assert isinstance(model, Task)
-        return evaluate(model, recipe, reader, "val", tokenizer, limit=recipe.train.validate_on)[0]["metrics"]
+        result, _ = evaluate(model, recipe, reader, "val", tokenizer, limit=recipe.train.validate_on)
+        return result["metrics"] | ({"score": result["score"]["value"]} if result["score"] else {})
 
     return probe
 
