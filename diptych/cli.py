@@ -50,6 +50,12 @@ class Resume(StrEnum):
     never = "never"
 
 
+class Spend(StrEnum):
+    quick = "quick"
+    small = "small"
+    full = "full"
+
+
 class BoxesOf(StrEnum):
     detected = "detected"
     true = "true"
@@ -108,6 +114,45 @@ def demo(
         from diptych.study.demo import demo as run_demo
 
         say(run_demo("quick" if quick else "full" if full else "default", out, call), f"report: {out / 'report.html'}")
+
+
+@app.command()
+def compare(
+    systems: Annotated[str, typer.Option("--systems", metavar="A,B", help="By default all whose past is known.")] = "",
+    tasks: Annotated[str, typer.Option("--tasks", metavar="X,Y", help="By default all that the embedded data have.")] = "",
+    budget: Annotated[Spend, typer.Option("--budget", help="How long everything is trained, and how much is asked.")] = Spend.quick,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Fine-tunings of each cell.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, metavar="N", help="Commands beside each other; by default one a core, or one GPU."),
+    ] = None,
+    resume: Annotated[
+        Resume, typer.Option("--resume", help="auto: go on with the table in OUT; never: refuse if there is one.")
+    ] = Resume.auto,
+    results: Annotated[
+        Path, typer.Option("--results", metavar="DIR", help="Where finished cells are kept, and looked for.")
+    ] = Path("results"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Runs, table.json, table.csv and report.html.")] = Path(
+        "runs/compare"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Compare systems on tasks: from scratch, with a root alone, and pre-trained."""
+    with _work(as_json) as say:
+        import torch
+
+        from diptych.study.compare import Options
+        from diptych.study.compare import compare as run_compare
+        from diptych.study.compare_report import lines
+        from diptych.study.pasts import BUDGETS
+
+        jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8))
+        asked = ([name for name in text.split(",") if name] for text in (systems, tasks))
+        options = Options(*asked, BUDGETS[budget.value], seeds, jobs, resume.value, results)
+        table = run_compare(options, out, call)
+        say(table, *lines(table), f"table: {out / 'table.json'}, {out / 'table.csv'}", f"report: {out / 'report.html'}")
+    if table["failed"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -504,6 +549,9 @@ def regions_extract(
     data: Data = None,
     split: Annotated[list[str] | None, typer.Option("--split", metavar="SPLIT", help="May be repeated; default: train.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many samples of each split.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--for", metavar="TASK", help="The pictures this task asks about; default: of pre-training.")
+    ] = None,
     boxes: Annotated[BoxesOf, typer.Option("--boxes", help="The detector's own boxes, or the annotated ones.")] = BoxesOf.detected,
     as_json: AsJson = False,
 ) -> None:
@@ -519,7 +567,8 @@ def regions_extract(
         model = load(source)
         weights = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
         made = {"from": model.about["system"], "weights": weights}
-        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, "pretrain", limit)]
+        purposes = tuple(find.task_class(task).purpose for task in tasks or []) or "pretrain"
+        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, purposes, limit)]
 
         def tell(line: str) -> None:
             print(line, file=sys.stderr, flush=True)

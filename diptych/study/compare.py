@@ -1,17 +1,17 @@
 """`diptych compare`: the bake-off. Systems x tasks x what came before x seeds, at one budget, on the embedded data.
 
     scratch      random numbers ------------------------------------> fine-tuning
-    root_only    image root, or the detector's features ------------> fine-tuning     the fair rival: it has eyes, and has never read
+    root_only    image root, or the detector's features ------------> fine-tuning     the fair rival: has eyes, has never read
     pretrained   the same root ---------------> pre-training -------> fine-tuning
-    without_...  the last, fine-tuned and asked without picture or text: what the data gives away    (the tasks' key `withhold`)
+    without_...  the last, fine-tuned and asked without picture or text: what the data give away (the tasks' key `withhold`)
 
-A cell is one system on one task with one past and one seed. Its fine-tuning is tried at the learning rates of GRID, relative to the
-system's own; `val` chooses, with the first seed, for all seeds, and the cell is scored on every test split. All arms of a system have
-the same samples, steps and grid. What leads to a system stands in pasts.py, what remains of a finished cell in kept.py; the numbers
-are put together in compare_table.py and told in compare_report.py.
+A cell is one system on one task with one past and one seed. Its fine-tuning is tried at the learning rates of GRID, relative to
+the system's own; `val` chooses, with the first seed, for all; the cell is scored on every test split. All arms of a system have the
+same samples, steps and grid. What leads to a system stands in pasts.py, what remains of a finished cell in kept.py; numbers are
+put together in compare_table.py and told in compare_report.py.
 
-The unit of work is a system: its past first, beside it the cells that need none, then the others. A crew (crew.py) takes whatever can
-be started. Interrupted, the same command goes on: with the runs in OUT, and without computing any cell whose result is kept.
+The unit of work is a system: its past first, beside it the cells that need none, then the others. A crew (crew.py) takes whatever
+can be started. Interrupted, the same command goes on: with the runs in OUT, and without computing cells whose results are kept.
 For UNITER and VinVL a detector's features are where everything begins, so `scratch` and `root_only` are one cell there.
 """
 
@@ -295,8 +295,7 @@ class Work:
             "on_val": tried,
             "seconds": tuning["seconds"],
             "steps": command.steps,
-            "samples": command.steps * _recipe(command)["train"]["batch_size"],
-            "labels": min(sum(source["samples"] for source in _asked(command)["sources"]), command.steps * _recipe(command)["train"]["batch_size"]),
+            "labels": _seen(command),
             "past": [self._told(stage) for stage in self.plan.before(cell)],
             "curve": _curve(command),
             "splits": {split: self.results.pack(part) for split, part in items.items()},
@@ -309,10 +308,7 @@ class Work:
         command, told = stage.command, {"about": stage.command.about, "sees": stage.sees}
         if not command.run:
             return told | {"seconds": self.took.get(str(command.makes.relative_to(self.plan.out)), 0.0)}
-        asked = _asked(command)
-        drawn = command.steps * asked["recipe"]["train"]["batch_size"]
-        seen = min(drawn, sum(source["samples"] for source in asked["sources"]))
-        return told | {"steps": command.steps, "samples": seen, "seconds": result_of(command)["seconds"]}
+        return told | {"steps": command.steps, "samples": _seen(command), "seconds": result_of(command)["seconds"]}
 
     # ------------------------------------------------------------------------------------------------- how far it is
 
@@ -363,12 +359,10 @@ def value_on_val(command: Command) -> float:
     return result_of(command)["splits"]["val"]["score"]["value"]
 
 
-def _asked(command: Command) -> dict[str, Any]:
-    return json.loads((command.makes.parent / "config.json").read_text(encoding="utf-8"))
-
-
-def _recipe(command: Command) -> dict[str, Any]:
-    return _asked(command)["recipe"]
+def _seen(command: Command) -> int:
+    """How many different samples a run has met at most."""
+    asked = json.loads((command.makes.parent / "config.json").read_text(encoding="utf-8"))
+    return min(command.steps * asked["recipe"]["train"]["batch_size"], sum(source["samples"] for source in asked["sources"]))
 
 
 def _curve(command: Command) -> dict[str, list[float]]:

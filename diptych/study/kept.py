@@ -85,7 +85,10 @@ def _read_questions(path: Path) -> list[list[str]]:
 
 
 def shown(items: Sequence[Item], most: int = SHOWN) -> dict[str, dict[str, Any]]:
-    """key -> what was asked, the truth, what was said (a box, in pixels, where that is the answer) and its score: of each type about as many, whatever the outcome."""
+    """key -> what was asked, the truth, what was said (a box, in pixels, where that is the answer) and its score.
+
+    Of each type about as many, whatever the outcome.
+    """
     of_type: dict[str, list[Item]] = {}
     for item in sorted(items, key=lambda item: hashlib.sha256(str(item["key"]).encode()).digest()):
         of_type.setdefault(str(item.get("type") or ""), []).append(item)

@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,7 @@ _BUDGETS = (
             "mural": 600,
         },
     ),
-    Budget(
-        "small", "small", labels=4000, drawn=12_800, controls=6400, asked={"": 1000, "retrieval": 200, "caption": 500}
-    ),
+    Budget("small", "small", labels=4000, drawn=12_800, controls=6400, asked={"": 1000, "retrieval": 200, "caption": 500}),
     Budget("full", "small", labels=None, drawn=51_200, controls=12_800, asked={"": None, "retrieval": 500}, stretch=2.0),
 )
 BUDGETS = {budget.name: budget for budget in _BUDGETS}
@@ -178,7 +177,7 @@ class Pasts:
         steps = self.budget.steps_of(system, found.recipe.train.steps)
         settings = (*settings, f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}")
         recipe = config.resolve(found.recipe, *map(config.from_setting, settings))
-        data = [word for option, word in zip(words, words[1:], strict=False) if option == "--data"]
+        data = [word for option, word in pairwise(words) if option == "--data"]
         key = self.key(words, recipe, [self.sha256(spec, "train", found.cls.purpose) for spec in data])
         run = self.out / "past" / f"{system}-{key}"
         given = [word for setting in settings for word in ("--set", setting)]
@@ -190,9 +189,7 @@ class Pasts:
         )
         return Stage(command, sees, recipe)
 
-    def store(
-        self, data: Sequence[str], purpose: str, splits: Sequence[str], task: str = "", limit: int | None = None
-    ) -> Stage:
+    def store(self, data: Sequence[str], purpose: str, splits: Sequence[str], task: str = "", limit: int | None = None) -> Stage:
         """What the detector sees in the pictures of some data: of pre-training, or of a task."""
         words = ("--from", str(self.detector.command.run), *(word for spec in data for word in ("--data", spec)))
         words += tuple(word for split in splits for word in ("--split", split))
@@ -212,8 +209,14 @@ class Pasts:
 
     def key(self, words: Sequence[str], recipe: Recipe | None, *more: Any) -> str:
         """Ten letters for what decides a command, wherever it is carried out."""
-        here = [word.replace(str(self.out), "") for word in words]
-        return digest({"words": here, "recipe": recipe and recipe.model_dump(mode="json"), "more": more})
+        return digest(
+            {"words": [self._relative(word) for word in words], "recipe": recipe and recipe.model_dump(mode="json"), "more": more}
+        )
+
+    def _relative(self, word: str) -> str:
+        """A word as it would be, were this folder elsewhere."""
+        option, equals, path = word.rpartition("=")
+        return f"{option}{equals}{path.removeprefix(f'{self.out}/')}"
 
 
 def digest(value: Any) -> str:
