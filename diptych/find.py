@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -58,37 +59,38 @@ class Entry:
 
 def catalogue(room: str) -> dict[str, Entry]:
     """The modules of a package that hold the thing the package is for."""
-    entries = {}
-    for path in sorted((HERE / room).glob("[!_]*.py")):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except SyntaxError as error:  # a file being written must not hide the others
-            entries[path.stem] = Entry(path.stem, f"not Python yet: line {error.lineno}: {error.msg}")
-            continue
-        main = next((node for node in tree.body if isinstance(node, ast.ClassDef) and _IS_MAIN[room](node)), None)
-        if main is None:
-            continue
-        methods = {node.name for node in main.body if isinstance(node, ast.FunctionDef)}
-        imported = [
-            n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
-        ]
-        constants = {
-            target.id: node.value
-            for node in main.body
-            if isinstance(node, ast.Assign | ast.AnnAssign)
-            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-            if isinstance(target, ast.Name)
-        }
-        entries[path.stem] = Entry(
-            path.stem,
-            (ast.get_docstring(tree) or "").partition("\n")[0],
-            tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_preset(node)),
-            tuple(offer for offer in ("fuse", "match", "towers", "decode", "detect") if offer in methods),
-            tuple(node.module.rpartition(".")[2] for node in imported if node.module),
-            tuple(sorted(_strings(constants.get("purposes")))),
-            "".join(_strings(constants.get("looks_for"))),
-        )
-    return entries
+    found = ((path.stem, _entry(room, path, path.stat().st_mtime_ns)) for path in sorted((HERE / room).glob("[!_]*.py")))
+    return {name: entry for name, entry in found if entry}
+
+
+@cache
+def _entry(room: str, path: Path, changed: int) -> Entry | None:
+    """One module, read again when its file has changed; None if it holds no such thing."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:  # a file being written must not hide the others
+        return Entry(path.stem, f"not Python yet: line {error.lineno}: {error.msg}")
+    main = next((node for node in tree.body if isinstance(node, ast.ClassDef) and _IS_MAIN[room](node)), None)
+    if main is None:
+        return None
+    methods = {node.name for node in main.body if isinstance(node, ast.FunctionDef)}
+    imported = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")]
+    constants = {
+        target.id: node.value
+        for node in main.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    return Entry(
+        path.stem,
+        (ast.get_docstring(tree) or "").partition("\n")[0],
+        tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_preset(node)),
+        tuple(offer for offer in ("fuse", "match", "towers", "decode", "detect") if offer in methods),
+        tuple(node.module.rpartition(".")[2] for node in imported if node.module),
+        tuple(sorted(_strings(constants.get("purposes")))),
+        "".join(_strings(constants.get("looks_for"))),
+    )
 
 
 def _bases(node: ast.ClassDef) -> set[str]:

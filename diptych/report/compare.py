@@ -90,7 +90,8 @@ class Table:
     rows: Sequence[Row]
     controls: Sequence[Control] = ()
     unfit: Sequence[str] = ()  # systems that cannot do it
-    curves: Sequence[Line] = ()
+    curves: Sequence[Line] = ()  # over samples
+    clocks: Sequence[Line] = ()  # the same over minutes, everything before counted
     splits: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)  # split -> system -> score, pre-trained
     prices: Sequence[Price] = ()
     cards: Sequence[Card] = ()
@@ -141,7 +142,8 @@ def _sections(result: BakeOff) -> list[Section]:
             "curves",
             "Learning curves",
             "Learning curves",
-            "The score on val while fine-tuning. Full lines are pre-trained, broken ones start from the root alone.",
+            "The score on val while fine-tuning. Full lines are pre-trained, broken ones start from the root alone. A dotted "
+            "lead is time spent before the first labelled sample.",
             _curves(result),
         ),
         Section(
@@ -170,8 +172,8 @@ def _sections(result: BakeOff) -> list[Section]:
             "answers",
             "Answers",
             "Right and wrong",
-            "What each system said, pre-trained; small beside it, what it said with the root alone. The questions were drawn before "
-            "anything was known; of these, first those on which systems differ.",
+            "What each system said, pre-trained; small beside it, what it said with the root alone. The questions were drawn "
+            "before anything was known; of these, first those on which systems differ.",
             _answers(result),
         ),
         Section(
@@ -202,14 +204,31 @@ def _tones(result: BakeOff) -> dict[str, int]:
     return {system: tone for tone, system in enumerate(result.systems)}
 
 
+@dataclass(frozen=True)
+class _Claim:
+    """The number that is read from across the room: the largest gain over the fair rival."""
+
+    points: Score
+    system: str
+    task: str
+
+
 def _hero(result: BakeOff) -> Markup:
     """All systems and tasks at a glance; of each task the best is marked."""
-    best = {
-        table.task: max((score.value for row in table.rows if (score := row.arms["pretrained"].score)), default=None)
-        for table in result.tables
+    scores = {
+        table.task: {row.system: score for row in table.rows if (score := row.arms["pretrained"].score)} for table in result.tables
     }
+    best = {task: max(of_task, key=lambda system: of_task[system].value) for task, of_task in scores.items() if of_task}
     rows = {table.task: {row.system: row for row in table.rows} for table in result.tables}
-    return macro("compare.html", "hero", result, rows, best, _tones(result))
+    gains = [
+        _Claim(row.gains["root_only"], row.system, table.task)
+        for table in result.tables
+        for row in table.rows
+        if "root_only" in row.gains
+    ]
+    claim = max(gains, key=lambda gain: gain.points.value, default=None)
+    winners = [(task, system, scores[task][system]) for task, system in best.items()]
+    return macro("compare.html", "hero", result, rows, best, claim, winners, _tones(result))
 
 
 def _scores(result: BakeOff) -> Markup:
@@ -217,7 +236,10 @@ def _scores(result: BakeOff) -> Markup:
 
 
 def _curves(result: BakeOff) -> Markup:
-    charts = [(table.task, curves(table.curves, "samples drawn", "score on val, %")) for table in result.tables]
+    charts = []
+    for table in result.tables:
+        charts.append((f"{table.task}: by samples", curves(table.curves, "labelled samples drawn", "score on val, %")))
+        charts.append((f"{table.task}: by minutes", curves(table.clocks, "minutes since the start", "score on val, %", leads=True)))
     if not any(chart for _, chart in charts):
         return Markup("")
     return key(list(result.systems)) + macro("demo.html", "charts", charts)

@@ -114,6 +114,7 @@ class Plan:
         self.stages: dict[Path, Stage] = {}  # by what they make
         self.unfit: dict[tuple[str, str], str] = {}  # which tasks a system cannot do, and why
         self.cells: dict[tuple[str, str, str, int], Cell] = {}
+        self._runs: dict[str, Path] = {}  # by the key of the first cell that has them
         for system in systems:
             for stage in self.chains[system].stages:
                 self.stages.setdefault(stage.command.makes, stage)
@@ -172,8 +173,8 @@ class Plan:
         shas = [self.pasts.sha256(field.data, split, purpose) for split in ("train", "val", *field.splits)]
         key = self.pasts.key(words, resolved, GRID, shas, asked)
         splits = field.splits[:1] if withheld else field.splits
-        same = next((c for c in self.cells.values() if c.key == key and c.splits == splits), None)
-        folder = self.out / "cells" / system / task / f"{same.name if same else f'{arm}-s{seed}'}-{key}"
+        # a key is of all that decides: where two arms have the same, they have the same runs
+        folder = self._runs.setdefault(key, self.out / "cells" / system / task / f"{arm}-s{seed}-{key}")
         tunings = {}
         for factor in GRID:
             rate = float(f"{recipe.train.lr * factor:.4g}")
@@ -407,9 +408,6 @@ def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
         raise UserError(f"{out}: holds a table already; --resume auto goes on with it, or use another --out")
     tell = progress_line()
     tell("planning")
-    for embedded in find.EMBEDDED:
-        if not (find.embedded(embedded) / "dataset.json").is_file():
-            find.make_embedded(embedded)
     plan = Plan(systems, tasks, options.budget, options.seeds, out)
     if missing := [task for task in options.tasks if task not in plan.fields]:
         raise UserError(f"--tasks {','.join(missing)}: the embedded data have no train, val and test of it")

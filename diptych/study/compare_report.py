@@ -8,6 +8,7 @@ which systems differ most.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -93,6 +94,7 @@ def _table(plan: Plan, work: Work, table: Mapping[str, Any], cells: Cells, task:
         own = {over: gain for (name, over), gain in gains.items() if name == system}
         rows.append(Row(system, arms, own, " · ".join(rates)))
     prices = {cost["system"]: cost for cost in table["costs"] if cost["task"] == task}
+    lines = list(_curves(plan, work, able, task))
     return Table(
         task,
         find.catalogue("tasks")[task].about if task in find.catalogue("tasks") else "",
@@ -100,7 +102,8 @@ def _table(plan: Plan, work: Work, table: Mapping[str, Any], cells: Cells, task:
         rows,
         [Control(s, w, _arm(cells[s, task, f"without_{w}"])) for s in able for w in field.withheld],
         [system for system in plan.systems if system not in able],
-        list(_curves(plan, work, able, task)),
+        [by_samples for by_samples, _ in lines],
+        [by_minutes for _, by_minutes in lines],
         {
             split: {s: _score(done["by_split"][split]) for s in able if "by_split" in (done := cells[s, task, "pretrained"])}
             for split in field.splits
@@ -118,13 +121,16 @@ def _arm(cell: Mapping[str, Any]) -> Arm:
     return Arm(None, cell["failed"]) if "failed" in cell else Arm(_score(cell))
 
 
-def _curves(plan: Plan, work: Work, systems: Sequence[str], task: str) -> Iterator[Line]:
-    """The first seed's, pre-trained and with the root alone."""
+def _curves(plan: Plan, work: Work, systems: Sequence[str], task: str) -> Iterator[tuple[Line, Line]]:
+    """The first seed's over samples and over minutes, pre-trained and with the root alone."""
     for system in systems:
         for arm in ("root_only", "pretrained"):
             if record := work.records.get((system, task, arm, 0)):
-                curve, tone = record["curve"], plan.systems.index(system)
-                yield Line(system, curve["samples"], curve["score"], tone=tone, broken=arm != "pretrained")
+                curve, tone, is_broken = record["curve"], plan.systems.index(system), arm != "pretrained"
+                before = sum(stage["seconds"] for stage in record["past"])
+                minutes = [(before + seconds) / 60 for seconds in curve["seconds"]]
+                drawn = Line(system, curve["samples"], curve["score"], tone=tone, broken=is_broken)
+                yield drawn, replace(drawn, x=minutes)
 
 
 def _price(cells: Cells, system: str, task: str, cost: Mapping[str, Any] | None) -> Price:

@@ -59,7 +59,9 @@ def gain(ours: Sequence[Sequence[Item]], theirs: Sequence[Sequence[Item]], seed:
 
 
 def _of_all(runs: Sequence[Sequence[Item]]) -> list[list[Item]]:
-    """Of each run the questions that all of them answered, in one order."""
+    """Of each run the questions that all of them answered, in one order; a run alone stays as it is."""
+    if len(runs) == 1:
+        return [list(runs[0])]
     common = set.intersection(*({_identity(item) for item in run} for run in runs))
     return [sorted((item for item in run if _identity(item) in common), key=_identity) for run in runs]
 
