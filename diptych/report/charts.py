@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from diptych.report.page import fill
 
-TONES = 8  # colours in page.css; later lines begin again
+TONES = 9  # colours in page.css; later lines begin again
 
 
 @dataclass(frozen=True)

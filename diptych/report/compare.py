@@ -239,7 +239,8 @@ def _curves(result: BakeOff) -> Markup:
     charts = []
     for table in result.tables:
         charts.append((f"{table.task}: by samples", curves(table.curves, "labelled samples drawn", "score on val, %")))
-        charts.append((f"{table.task}: by minutes", curves(table.clocks, "minutes since the start", "score on val, %", leads=True)))
+        few = len(table.clocks) <= 8  # more leads than that are a thicket
+        charts.append((f"{table.task}: by minutes", curves(table.clocks, "minutes since the start", "score on val, %", leads=few)))
     if not any(chart for _, chart in charts):
         return Markup("")
     return key(list(result.systems)) + macro("demo.html", "charts", charts)

@@ -143,6 +143,9 @@ def cost_of(plan: Plan, cell: Cell, run: Path) -> dict[str, Any]:
     model = load(run, "cpu")
     store = plan.chains[cell.system].detector
     detector = load(store.command.makes.parent, "cpu") if store and model.system.reads_regions else None
+    for loaded in (model, detector):
+        if loaded is not None:
+            loaded.module.requires_grad_(False)  # who counts FLOPs hangs hooks on what has a gradient
     (source,) = find.readers([cell.data], cell.splits[0], find.task_class(cell.task).purpose, WARM + TIMED)
     ask = _asking(model, cell.task, detector, source.reader)
     threads = torch.get_num_threads()
