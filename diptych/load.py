@@ -32,7 +32,7 @@ from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.nn.transport import transport
 from diptych.regions.store import RegionStore
-from diptych.tasks.captioning import Writes
+from diptych.tasks.caption import Writes
 from diptych.tasks.detection import Detects
 from diptych.text import tokenizer as vocabulary
 
