@@ -165,7 +165,7 @@ def finetune(
     """Fine-tune a run on a task, or train it from scratch."""
     from diptych import find
 
-    module, task = find.task(name), find.task_class(name)
+    task = find.task_class(name)
     start = find.run(source)
     if start is None:
         system_name, preset, system, before = find.system(source)
@@ -175,8 +175,7 @@ def finetune(
         system_name, preset, system = saved["system"], saved.get("preset"), find.system_class(saved["system"])
         before = find.recipe({**saved["recipe"], "task": None}, system_name)
         called = f"{name}-{start.resolve().name}"
-    find.suits(name, system_name)
-    recipe = _resolved(module.finetuning(before), file, settings)
+    recipe = _resolved(find.finetuning(name, system_name, before), file, settings)
     out = out or Path("runs") / called
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}

@@ -379,6 +379,12 @@ class System(Trainable):
     config: Any  # an instance of its own Config
     reads_regions: ClassVar[bool] = False  # True: its samples bring what a detector saw (--regions STORE)
     taught_by_regions: ClassVar[bool] = False  # True: they do in pre-training alone
+    made_in_finetuning: ClassVar[tuple[str, ...]] = ()  # parts that a pre-trained run does not hold
+
+    @classmethod
+    def for_task(cls, config: Any, reads: Sequence[str]) -> Any:
+        """The configuration with the parts that fine-tuning adds for a task that reads so (`Task.reads`): a hinge on towers."""
+        return config
 
     def see(self, batch: Batch) -> Visual:
         """Encode each distinct picture of the batch once."""
@@ -390,11 +396,14 @@ class System(Trainable):
         """Encode rows jointly. `visual` spares the pictures' encoding where one set of pictures meets many texts.
 
         `read_BT`: the only text positions whose states will be read, beside [CLS]; with it, `read_BV` ([B, V] or [B, 1]): the only
-        visual tokens, none if left out. A system may leave all others at zero.
+        visual tokens, none if left out. A system may leave all others at zero. One that reads text alone does just that, so
+        that tasks can ask it, too: the control that never sees a picture.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not offer `fuse`")
+        if type(self).read is System.read:
+            raise NotImplementedError(f"{type(self).__name__} does not offer `fuse`")
+        return self.read(batch, read_BT)
 
-    def read(self, batch: Batch) -> Fused:
+    def read(self, batch: Batch, read_BT: Tensor | None = None) -> Fused:
         """Encode rows of text alone, pictures or not: no visual tokens come out."""
         raise NotImplementedError(f"{type(self).__name__} does not offer `read`")
 
@@ -420,15 +429,22 @@ class Evaluation:
     predictions: list[Any]  # in the public benchmark's submission format
 
 
+Offer = Literal["fuse", "read", "see", "towers", "decode", "detect"]
+
+
 class Task(Trainable):
     """A downstream task on a system: answer space, head, loss, metric, prediction file."""
 
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str]  # what its readers' samples are for
-    reads: ClassVar[tuple[Literal["fuse", "see", "towers", "decode", "detect"], ...]] = ("fuse",)  # asked of a system: any will do
+    reads: ClassVar[tuple[Offer, ...]] = ("fuse",)  # asked of a system: any will do; with "read", texts alone are a control
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System
+
+    @property
+    def reads_pictures(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.system.reads_pictures
 
     def after_step(self) -> None:
         self.system.after_step()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOMS = ("systems", "objectives", "tasks", "data")
 EMBEDDED = ("scenes", "names")
+OFFERS = ("fuse", "read", "match", "towers", "decode", "detect")
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
@@ -45,7 +46,7 @@ class Entry:
     name: str
     about: str  # first line of the docstring
     presets: tuple[str, ...] = ()
-    offers: tuple[str, ...] = ()  # what a system does beyond pre-training: fuse, match, towers, decode, detect
+    offers: tuple[str, ...] = ()  # what a system does beyond pre-training, of `OFFERS`
     objectives: tuple[str, ...] = ()
     purposes: tuple[str, ...] = ()  # what a reader's samples are for
     needs: str = ""  # files a reader looks for
@@ -69,6 +70,9 @@ def catalogue(room: str) -> dict[str, Entry]:
         if main is None:
             continue
         methods = {node.name for node in main.body if isinstance(node, ast.FunctionDef)}
+        for node in tree.body:  # MURAL is an ALIGN
+            if isinstance(node, ast.ImportFrom) and _bases(main) & {alias.name for alias in node.names}:
+                methods |= set(getattr(entries.get((node.module or "").rpartition(".")[2]), "offers", ()))
         imported = [
             n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
         ]
@@ -83,7 +87,7 @@ def catalogue(room: str) -> dict[str, Entry]:
             path.stem,
             (ast.get_docstring(tree) or "").partition("\n")[0],
             tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_preset(node)),
-            tuple(offer for offer in ("fuse", "match", "towers", "decode", "detect") if offer in methods),
+            tuple(offer for offer in OFFERS if offer in methods),
             tuple(node.module.rpartition(".")[2] for node in imported if node.module),
             tuple(sorted(_strings(constants.get("purposes")))),
             "".join(_strings(constants.get("looks_for"))),
@@ -152,7 +156,7 @@ def suits(task: str, name: str) -> None:
     wanted, kind = task_class(task).reads, system_class(name)
     if all(getattr(kind, offer, None) is getattr(System, offer, None) for offer in wanted):  # decode and detect few systems have
         can = {"fuse": "bring words and pictures together", "see": "look at pictures", "towers": "compare pictures with texts"}
-        can |= {"decode": "write", "detect": "find things in pictures"}
+        can |= {"decode": "write", "detect": "find things in pictures", "read": "read texts alone"}
         does = " or ".join(can[offer] for offer in wanted)
         able = [entry.name for entry in catalogue("systems").values() if set(wanted) & set(entry.offers)]
         raise UserError(f"{task} needs a system that can {does}; {name} does not, these do: {', '.join(able)}")
@@ -173,6 +177,14 @@ def task_class(name: str) -> type[Task]:
     from diptych.contracts import Task
 
     return _only_class(task(name), Task)
+
+
+def finetuning(name: str, system_name: str, before: Recipe) -> Recipe:
+    """What a task is fine-tuned by where nothing else is said: the system as before, with what the task needs of it."""
+    suits(name, system_name)
+    fitted = system_class(system_name).for_task(before.system, task_class(name).reads)
+    data = before.data.model_copy(update={"pairs": None})  # questions come as they are
+    return task(name).finetuning(before.model_copy(update={"system": fitted, "data": data}))
 
 
 def recipe(saved: Mapping[str, Any], system_name: str, task_name: str | None = None) -> Recipe:

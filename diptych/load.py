@@ -244,8 +244,11 @@ class Model:
 
     @torch.inference_mode()
     def look(self, image: Picture, text: str) -> Look:
-        """What the hidden word looks at: the first [MASK] (of a cloze, behind the question), or else [CLS]; of towers, nothing."""
-        if self._has_towers:
+        """What the hidden word looks at: the first [MASK] (of a cloze, behind the question), or else [CLS].
+
+        Nothing where towers compare.
+        """
+        if self._has_towers and (self.task is None or "towers" in self.task.reads):
             return Look(np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
         batch = self._rows(image, [text])
         hidden = (batch.text_BT[0] == self.tokenizer.mask_id).nonzero()[:, 0].tolist()

@@ -36,6 +36,7 @@ MANY = 100_000  # questions from which on answers may be rare enough to leave ou
 
 class VQA(Task):
     purpose = "vqa"
+    reads = ("fuse", "read")
     _token_K: Tensor
 
     class Config(config.Config):
@@ -77,6 +78,8 @@ class VQA(Task):
             width = system.config.width
             self.head = MLP(width, 2 * width, len(config.answers))
         else:
+            if type(system).words is System.words:
+                raise UserError(f"task.head=cloze needs a masked-word head, and {type(system).__name__} has none: set classifier")
             self.head = None
             self.register_buffer("_token_K", torch.tensor(_single_tokens(config.answers, tokenizer)), persistent=False)
 

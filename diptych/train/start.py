@@ -1,6 +1,6 @@
 """Where weights come from before the first step: nowhere, another run, or parts of other runs.
 
-fine-tuning from a run     all of the system's weights
+fine-tuning from a run     all of the system's weights; parts that only fine-tuning has stay as initialised if the run has none
 --init image=RUN           the tensors under `image.` of that run, into the part of the same name here; of a longer table of
                            positions of words, as many as there are here
 """
@@ -47,7 +47,10 @@ def _other_word(run: Path, tokenizer: Tokenizer) -> str:
 
 
 def load_system(system: System, run: Path) -> None:
-    checkpoint.load_weights(system, weights_of_run(run), str(run))
+    weights = weights_of_run(run)
+    fresh = set(system.made_in_finetuning) - {name.partition(".")[0] for name in weights}
+    weights |= {name: tensor for name, tensor in system.state_dict().items() if name.partition(".")[0] in fresh}
+    checkpoint.load_weights(system, weights, str(run))
 
 
 def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: Callable[[str], None]) -> None:
