@@ -47,7 +47,10 @@ class MURAL(ALIGN, System):
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
-        """Nothing is added; but a loss that nothing is ever asked of would be zero, and silent. With a hinge, a task's loss it is."""
+        """Nothing is added; but a loss that nothing is ever asked of would be zero, and silent.
+
+        With a hinge the loss is a task's own.
+        """
         first = (reader[place] for reader in readers for place in range(min(len(reader), 4)))
         if config.t2t and not config.hinge and all(sample.images for sample in first):
             remedy = "--data names has them, or pairs/train.tsv.gz in a folder of yours; --set system.t2t=null does without"

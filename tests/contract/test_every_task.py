@@ -1,6 +1,6 @@
-"""What every task keeps, found by looking: each module of diptych/tasks that reads fused rows, on each system that gives them (or texts
-alone, where the task says that these do), with a few of the embedded scenes; a task whose Config offers a choice (`Literal`) is tried
-with each."""
+"""What every task keeps, found by looking: each module of diptych/tasks that reads fused rows, on each system that gives them (or
+reads texts, where the task can do with those), with a few of the embedded scenes; a task whose Config offers a choice (`Literal`)
+is tried with each."""
 
 import json
 from dataclasses import replace

@@ -12,8 +12,8 @@ import diptych
 from diptych import cli, find
 from diptych.checkpoint import read_weights
 from diptych.config import UserError
-from diptych.data import coco_captions, vqa_v2
 from diptych.contracts import Visual
+from diptych.data import coco_captions, vqa_v2
 from diptych.fusion.on_towers import OnTowers
 
 BOTH = pytest.mark.parametrize("name", ["align", "mural"])
