@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +28,16 @@ from diptych.config import Recipe, UserError
 from diptych.contracts import Batch, Fused, Sample, System, Task, Tokenizer, Towers
 from diptych.data.collate import Collate
 from diptych.data.picture import BrokenPicture, decode, decode_sample
+from diptych.data.stream import InOrder
 from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.nn.transport import transport
 from diptych.regions.store import RegionStore
 from diptych.tasks.caption import Writes
 from diptych.tasks.detection import Detects
+from diptych.tasks.retrieval import Retrieval
 from diptych.text import tokenizer as vocabulary
+from diptych.train.run import EVALUATION_BATCH
 
 Picture = str | Path | bytes | Image | NDArray[np.uint8]
 
@@ -128,6 +131,16 @@ class Model:
         return self.module.system if isinstance(self.module, Task) else self.module
 
     # -------------------------------------------------------------------------------------------------------- verbs
+
+    @torch.inference_mode()
+    def compare(self, shown: Sequence[Sample], texts: Sequence[str]) -> NDArray[np.float32]:
+        """[I, C] cosines of every picture with every text, each encoded once: what proposes in a cascade of retrieval."""
+        if not self._has_towers:
+            raise self._cannot("embed pictures or texts by themselves")
+        pictures, said = [Sample(one.key, one.images) for one in shown], [Sample(text, texts=(text,)) for text in texts]
+        a_IE = torch.cat([self.system.towers(batch).a_BE for batch in self._batches(pictures)])
+        b_CE = torch.cat([self.system.towers(batch).b_BE for batch in self._batches(said)])
+        return (a_IE @ b_CE.T).float().cpu().numpy()
 
     @torch.inference_mode()
     def embed_image(self, image: Picture) -> NDArray[np.float32]:
@@ -306,6 +319,11 @@ class Model:
             raise self._cannot("embed pictures or texts by themselves")
         return self.system.towers(self._rows(image, texts, labelled=False))
 
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+        collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
+        in_order = InOrder(list(samples), collate, lambda batch: batch, Draw(0), self.recipe.data.image, EVALUATION_BATCH)
+        return (delivery.batch.to(next(self.module.parameters()).device) for delivery in in_order.loader(0))
+
     def _rows(self, image: Picture | None, texts: Sequence[str], labelled: bool = True) -> Batch:
         """The texts beside one picture, or none, as rows of one batch."""
         if image is not None and type(self.system).see is System.see:
@@ -332,6 +350,20 @@ class Model:
         )
         remedy = f"; `diptych finetune {task} --from {self.folder}` gives a model that can" if task else ""
         return UserError(f"{kind} cannot {verb}{remedy}")
+
+
+def with_proposer(judged: Task) -> None:
+    """Give a retrieval in cascade the run that its configuration names."""
+    if not isinstance(judged, Retrieval) or not judged.config.cascade:
+        return
+    key = f"task.cascade={judged.config.cascade}"
+    if judged.has_towers:
+        raise UserError(f"{key}: towers compare all with all as it is; a cascade spares pairs to systems that fuse")
+    first = load(judged.config.cascade, next(judged.parameters()).device)
+    if not first._has_towers:
+        able = ", ".join(name for name, entry in find.catalogue("systems").items() if "towers" in entry.offers)
+        raise UserError(f"{key}: a {first.about['system']} has no towers to propose with; these have: {able}")
+    judged.proposer = first.compare
 
 
 def _stored(image: Picture) -> Path | bytes:

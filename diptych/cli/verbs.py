@@ -173,13 +173,14 @@ def evaluate(
     task = find.task_class(name)
     with work(as_json) as say:
         from diptych import checkpoint
-        from diptych.load import load
+        from diptych.load import load, with_proposer
         from diptych.train import run
 
         model = load(source)
         judged = model.on_task(name)
         recipe = resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
+        with_proposer(judged)
         spec = data or model.about["data"][0]
         known = model.about.get("regions") if model.system.reads_regions else None
         regions = regions or (Path(known) if known else None)
