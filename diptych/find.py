@@ -171,7 +171,7 @@ def system_class(name: str) -> type[System]:
 
 
 def task(name: str) -> ModuleType:
-    """The module of a task: its class is `task_class(name)`, its fine-tuning defaults are `finetuning(recipe)`."""
+    """The module of a task: its class is `task_class(name)`, its fine-tuning defaults are `finetuning(recipe)`, if it is tuned."""
     return _module("tasks", name)
 
 
@@ -184,6 +184,8 @@ def task_class(name: str) -> type[Task]:
 def finetuning(name: str, system_name: str, before: Recipe) -> Recipe:
     """What a task is fine-tuned by where nothing else is said: the system as before, with what the task needs of it."""
     suits(name, system_name)
+    if not hasattr(task(name), "finetuning"):
+        raise UserError(f"{name} asks what pre-training has taught, so nothing is tuned for it: diptych evaluate {name} --from RUN")
     fitted = system_class(system_name).for_task(before.system, task_class(name).reads)
     data = before.data.model_copy(update={"pairs": None})  # questions come as they are
     return task(name).finetuning(before.model_copy(update={"system": fitted, "data": data}))

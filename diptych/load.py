@@ -307,8 +307,7 @@ class Model:
         if self.task is not None or kind.needs_labels:
             raise self._cannot(f"be evaluated on {name}", name)
         find.suits(name, self.about["system"])
-        config = find.task(name).finetuning(self.recipe).task
-        return kind(config, self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
+        return kind(kind.Config(), self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
     @property
     def _has_towers(self) -> bool:

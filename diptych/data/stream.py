@@ -149,7 +149,7 @@ class InOrder(Dataset["Delivery | Refusal"]):
     A question whose picture cannot be read stays in the count: it is asked about a grey square, and named in `broken`.
     """
 
-    reader: Reader
+    reader: Reader | Sequence[Sample]
     collate: Collates
     label: Callable[[Batch], Batch]
     draw: Draw

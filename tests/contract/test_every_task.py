@@ -19,7 +19,8 @@ from diptych.data.picture import decode_sample
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 
-TASKS = [name for name in find.catalogue("tasks") if "fuse" in find.task_class(name).reads]
+TUNED = [name for name in find.catalogue("tasks") if hasattr(find.task(name), "finetuning")]
+TASKS = [name for name in TUNED if "fuse" in find.task_class(name).reads]
 SYSTEMS = {name: find.system_class(name) for name in find.catalogue("systems")}
 
 
