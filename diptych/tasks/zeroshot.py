@@ -4,12 +4,12 @@
       systems with towers      each text's side of length one -> their mean -> length one        its product with the picture's side
       fusion systems           mean over the prompts of the match logits of picture and text
 
-The ensemble of prompts is CLIP's (Radford et al., ICML 2021, section 3.1.4), where the mean is one of embeddings too, so that many
-prompts cost a picture no more than one; ALIGN takes CLIP's 80 prompts for ImageNet (Jia et al., 2021, section 6). The few here are
-ours, for drawings; `task.prompts` is a list of your own. Averaging match logits is ours: fusion systems have no embedding to average.
+The ensemble of prompts is CLIP's (Radford et al., ICML 2021, section 3.1.4), a mean of embeddings, so that many prompts cost a
+picture no more than one; ALIGN takes CLIP's 80 for ImageNet. The few here are ours, for drawings; `task.prompts` is a list of your
+own. Averaging match logits is ours: fusion systems have no embedding to average.
 
-The classes are all names that the split's pictures have, so a split decides how hard it is: `chance` is beside the scores. Labels of
-one name are one class. Ties count against the system.
+The classes are all names that the split's pictures have, so a split decides how hard it is: `chance` stands beside the scores.
+Labels of one name are one class. Ties count against the system.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_a_system_that_tells_nothing_apart_gets_nothing():
 
 def test_prompts_have_a_place_for_the_name():
     for prompts in ((), ("a picture",), ("{} {}",)):
-        with pytest.raises(ValueError, match="each prompt needs one {} where the name goes"):
+        with pytest.raises(ValueError, match=r"each prompt needs one \{\} where the name goes"):
             ZeroShot.Config(prompts=prompts)
 
 
