@@ -21,7 +21,8 @@ from diptych.text import tokenizer as vocabulary
 
 TUNED = [name for name in find.catalogue("tasks") if hasattr(find.task(name), "finetuning")]
 TASKS = [name for name in TUNED if "fuse" in find.task_class(name).reads]
-SYSTEMS = {name: find.system_class(name) for name in find.catalogue("systems")}
+SYSTEMS = find.catalogue("systems")
+CONTROLLED = ("vilt", "uniter")  # what is withheld is so before a system sees it: one that looks at pixels, one at regions
 
 
 def variants(name: str) -> list[str]:
@@ -36,19 +37,20 @@ def variants(name: str) -> list[str]:
     return [name, *(f"{name}+{key}={value}" for key, value, field in choices if value != field.default)]
 
 
-def goes_with(system: type[System], spec: str) -> bool:
+def goes_with(name: str, spec: str) -> bool:
     """Towers that a task reads are asked elsewhere, by another loss; a cloze needs a head for words."""
-    reads = find.task_class(spec.partition("+")[0]).reads
+    system, reads = find.system_class(name), find.task_class(spec.partition("+")[0]).reads
     fuses = any(getattr(system, offer) is not getattr(System, offer) for offer in ("fuse", "read") if offer in reads)
     compares = "towers" in reads and system.towers is not System.towers
-    return fuses and not compares and not (spec.endswith("cloze") and system.words is System.words)
+    is_silent = spec.endswith("cloze") and system.words is System.words
+    return fuses and not compares and not is_silent and ("+withhold=" not in spec or name in CONTROLLED)
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded data in little: files for every task."""
     root = tmp_path_factory.mktemp("scenes")
-    make.make(root / "scenes", small=True, scenes=60)
+    make.make(root / "scenes", small=True, scenes=120)
     return root / "scenes"
 
 
@@ -96,7 +98,7 @@ class Case:
 
 @pytest.fixture(
     scope="module",
-    params=[(name, spec) for name, cls in SYSTEMS.items() for task in TASKS for spec in variants(task) if goes_with(cls, spec)],
+    params=[(name, spec) for name in SYSTEMS for task in TASKS for spec in variants(task) if goes_with(name, spec)],
     ids="-".join,
 )
 def case(request, scenes: Path) -> Case:
@@ -105,7 +107,7 @@ def case(request, scenes: Path) -> Case:
 
 def test_counts_are_as_announced_and_one_batch_can_be_learnt(case):
     task = case.build()
-    batch = case.batch(task, ids=range(2))
+    batch = case.batch(task, ids=(case.ids[0], case.ids[-1]))  # neighbours may differ in what a control withholds, and no more
     terms = task(batch)
     assert {name: term.count for name, term in terms.items()} == batch.counts
     assert all(term.count > 0 and term.sum.isfinite() and term.sum.ndim == 0 for term in terms.values())
