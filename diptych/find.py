@@ -70,7 +70,9 @@ def catalogue(room: str) -> dict[str, Entry]:
             continue
         methods = {node.name for node in main.body if isinstance(node, ast.FunctionDef)}
         imported = [
-            n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
+            n
+            for n in ast.walk(tree)
+            if room != "objectives" and isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
         ]
         constants = {
             target.id: node.value
