@@ -74,7 +74,9 @@ def catalogue(room: str) -> dict[str, Entry]:
             if isinstance(node, ast.ImportFrom) and _bases(main) & {alias.name for alias in node.names}:
                 methods |= set(getattr(entries.get((node.module or "").rpartition(".")[2]), "offers", ()))
         imported = [
-            n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
+            n
+            for n in ast.walk(tree)
+            if room != "objectives" and isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
         ]
         constants = {
             target.id: node.value
