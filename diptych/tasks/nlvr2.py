@@ -43,6 +43,7 @@ TRUTHS = ("False", "True")  # as the public files spell them
 
 class NLVR2(Task):
     purpose = "nlvr2"
+    reads = ("fuse", "read")
 
     class Config(config.Config):
         kind: Literal["nlvr2"] = "nlvr2"
@@ -76,7 +77,7 @@ class NLVR2(Task):
     def label(self, batch: Batch) -> Batch:
         """`nlvr2` [B]: a place in TRUTHS. A control loses its pictures or its sentence here."""
         for sample in batch.samples:
-            if len(sample.images) != 2:
+            if self.reads_pictures and len(sample.images) != 2:
                 raise UserError(f"nlvr2 compares two pictures, and {sample.key} has {len(sample.images) or 'none'}")
         batch = withheld(batch, self.config.withhold, self._tokenizer)
         return classify.labelled(batch, "nlvr2", {False: 0, True: 1})
@@ -131,9 +132,10 @@ class NLVR2(Task):
 
 
 def one_by_one(batch: Batch) -> Batch:
-    """Each row twice: all beside their first picture, then all beside their second, each in its place."""
-    assert batch.image_of_BN is not None
+    """Each row twice: all beside their first picture, then all beside their second, each in its place. Texts alone just twice."""
     rows = torch.arange(len(batch), device=batch.text_BT.device)
+    if batch.image_of_BN is None:
+        return batch.rows(rows.repeat(2))
     first_BN, second_BN = (batch.image_of_BN.clone() for _ in range(2))
     first_BN[:, 1], second_BN[:, 0] = -1, -1
     return replace(batch.rows(rows.repeat(2)), image_of_BN=torch.cat([first_BN, second_BN]))

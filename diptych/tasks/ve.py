@@ -29,6 +29,7 @@ from diptych.tasks.withhold import Withhold, withheld
 
 class VE(Task):
     purpose = "ve"
+    reads = ("fuse", "read")
 
     class Config(config.Config):
         kind: Literal["ve"] = "ve"

@@ -19,14 +19,15 @@ PAIRS = ((0, 1), (1, 0), (0, 2), (3, 3), (4, 5))
 def two(request) -> tuple[System, Batch]:
     """A system with room for two pictures a row, and rows of two: the second has the first one's pictures, swapped."""
     case = Case(request.param)
-    case.recipe = config.resolve(case.recipe, config.from_setting("system.fusion.pictures=2"))
+    if not case.cls.made_in_finetuning:  # a hinge made for tasks has room for two as it is
+        case.recipe = config.resolve(case.recipe, config.from_setting("system.fusion.pictures=2"))
     samples = [replace(sample(0), key=f"{pair}", images=tuple(map(png, pair)), boxes=()) for pair in PAIRS]
     if case.cls.reads_regions:
         samples = [replace(one, regions=tuple(map(detected, pair))) for one, pair in zip(samples, PAIRS, strict=True)]
     samples = [replace(one, texts=one.texts[:1], false_texts=(), phrases=()) for one in samples]
     collate = Collate(TOKENIZER, case.recipe.text, case.recipe.data, training=False)
     batch = collate(samples, [[picture(i) for i in pair] for pair in PAIRS], range(len(PAIRS)), Draw(0))
-    system = case.build().eval()
+    system = case.build(fusing=True).eval()
     for parameter in system.parameters():  # as after some training: what is small at the start counts
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return system, batch
