@@ -440,6 +440,11 @@ class Task(Trainable):
     config: Any  # an instance of its own Config
     system: System
 
+    @classmethod
+    def reads_regions(cls, config: Any) -> bool:
+        """Whether its samples must bring what a detector saw (--regions STORE), whatever the system reads."""
+        return False
+
     def after_step(self) -> None:
         self.system.after_step()
 
