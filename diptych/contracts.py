@@ -343,6 +343,15 @@ class ParamGroup(NamedTuple):
     optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
 
 
+def by_decay(params: Iterable[nn.Parameter], of: str = "", lr_factor: float = 1.0) -> list[ParamGroup]:
+    """Parameters that are trained: those that decay (matrices) and those that don't (biases, norms, vectors)."""
+    trained = [p for p in params if p.requires_grad]
+    return [
+        ParamGroup([p for p in trained if p.ndim > 1], f"{of}matrices", lr_factor),
+        ParamGroup([p for p in trained if p.ndim <= 1], f"{of}vectors", lr_factor, weight_decay=False),
+    ]
+
+
 class Trainable(nn.Module):
     """What the training loop drives: a system in pre-training, a task in fine-tuning."""
 
@@ -367,12 +376,8 @@ class Trainable(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.forward")
 
     def param_groups(self) -> list[ParamGroup]:
-        """All trainable parameters, those that decay (matrices) and those that don't (biases, norms, vectors)."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        return [
-            ParamGroup([p for p in trainable if p.ndim > 1], "matrices"),
-            ParamGroup([p for p in trainable if p.ndim <= 1], "vectors", weight_decay=False),
-        ]
+        """All trainable parameters."""
+        return by_decay(self.parameters())
 
     def after_step(self) -> None:
         """Commit what `forward` staged (dictionaries, queues, momentum encoders). Once per successful optimiser step."""

@@ -99,7 +99,9 @@ _IS_MAIN: Mapping[str, Callable[[ast.ClassDef], bool]] = {
     "systems": lambda node: "System" in _bases(node),
     "tasks": lambda node: "Task" in _bases(node),
     "objectives": lambda node: any(isinstance(n, ast.ClassDef) and n.name == "Config" for n in node.body),
-    "data": lambda node: any(isinstance(n, ast.FunctionDef) and n.name == "recognises" for n in node.body),
+    "data": lambda node: any(
+        isinstance(n, ast.Assign) and any(ast.unparse(target) == "purposes" for target in n.targets) for n in node.body
+    ),
 }
 
 

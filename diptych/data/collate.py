@@ -20,7 +20,19 @@ import torch
 from torch import Tensor
 
 from diptych.config import DataConfig, TextConfig, UserError
-from diptych.contracts import ROWS_PER_SAMPLE, Annotated, Batch, Detected, Encoding, Images, Phrase, Regions, Sample, Texts, Tokenizer
+from diptych.contracts import (
+    ROWS_PER_SAMPLE,
+    Annotated,
+    Batch,
+    Detected,
+    Encoding,
+    Images,
+    Phrase,
+    Regions,
+    Sample,
+    Texts,
+    Tokenizer,
+)
 from diptych.data.pairs import Pair, pack
 from diptych.data.picture import Box, Pixels, flip, randaugment, resize
 from diptych.draw import Draw

@@ -1,20 +1,21 @@
 """RefCOCO, RefCOCO+, RefCOCOg: phrases that each mean one thing of a COCO picture (Kazemzadeh 2014; Yu 2016; Mao 2016).
 
-Licence: annotations Apache-2.0 (lichengunc/refer; the server it names is gone, mirrors hold the same archives); pictures are COCO's
-train2014, under the Flickr terms of their owners. Things and phrases: RefCOCO 50,000 and 142,209; RefCOCO+ 49,856 and 141,564, without
-words of place; RefCOCOg 49,822 and 95,010, longer.
+Licence: annotations Apache-2.0 (lichengunc/refer; the server it names is gone, mirrors hold the same archives); pictures are
+COCO's train2014, under the Flickr terms of their owners. Things and phrases: RefCOCO 50,000 and 142,209; RefCOCO+ 49,856 and
+141,564, without words of place; RefCOCOg 49,822 and 95,010, longer.
 
-    DIR/refs(unc).p, instances.json             a pickle of the phrases; COCO's boxes    or  DIR/refcoco/refs(atelier).p, instances.json
-    DIR/train2014/COCO_train2014_....jpg        also in images/train2014 or              DIR/images/train/00000001.jpg
-                                                REFER's own ../images/mscoco/images/train2014
+    published                                                    embedded scenes
+    DIR/refs(unc).p, instances.json                              DIR/refcoco/refs(atelier).p, instances.json
+    DIR/train2014/COCO_train2014_000000581857.jpg, also in       DIR/images/train/00000001.jpg
+      images/train2014 or ../images/mscoco/images/train2014
 
-Of several pickles the one that papers use is read: unc before google, umd before google (google's split of RefCOCOg has no test and
-shares pictures between train and val). Splits: train, val, and testA (people) with testB (everything else), or test; "test" is both
-where there are two. The embedded scenes add "kind" (colour, extreme, relation) and "group" to a phrase's thing.
+Of several pickles the one that papers use is read: unc before google, umd before google (google's split of RefCOCOg has no test
+and shares pictures between train and val). Splits: train, val, and testA (people) with testB (everything else), or test; "test"
+is both where there are two. The embedded scenes add "kind" (colour, extreme, relation) and "group" to a phrase's thing.
 
-A pickle can run anything. This one is read by an unpickler that builds lists, dicts, texts and numbers, and refuses a file that asks
-for more. A sample is one thing: its texts are its phrases, its boxes all annotated things of the picture, `right` the place of the
-thing among them. Its group is the picture.
+A pickle can run anything. This one is read by an unpickler that builds lists, dicts, texts and numbers, and refuses a file that
+asks for more. A sample is one thing: its texts are its phrases, its boxes all annotated things of the picture, `right` the place
+of the thing among them. Its group is the picture.
 """
 
 from __future__ import annotations
@@ -135,9 +136,7 @@ def _refs(path: Path) -> list[_Ref]:
         sentences = tuple((s["sent_id"], s["sent"].strip()) for s in ref["sentences"] if s["sent"].strip())
         if sentences:  # a few of the published phrases are empty
             group = str(ref.get("group") or "")
-            refs.append(
-                _Ref(ref["ref_id"], ref["ann_id"], ref["image_id"], ref["split"], sentences, ref.get("kind") or "", group)
-            )
+            refs.append(_Ref(ref["ref_id"], ref["ann_id"], ref["image_id"], ref["split"], sentences, ref.get("kind") or "", group))
     return refs
 
 

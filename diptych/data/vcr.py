@@ -1,20 +1,20 @@
 """VCR: questions about film stills with four answers and four reasons to choose from (Zellers et al., CVPR 2019).
 
-Licence: for research, after a form at visualcommonsense.com; get vcr1annots.zip and vcr1images.zip there. 212,923 train, 26,534 val,
-25,263 test questions; the labels of the test questions are not public: a prediction file goes to the benchmark's server.
+Licence: for research, after a form at visualcommonsense.com; get vcr1annots.zip and vcr1images.zip there. 212,923 train, 26,534
+val, 25,263 test questions; the labels of the test questions are not public: a prediction file goes to the benchmark's server.
 
     published                               embedded scenes
     DIR/train.jsonl, val.jsonl, test.jsonl  DIR/vcr/train.jsonl, ...
     DIR/vcr1images/<img_fn>                 DIR/images/<img_fn>
     DIR/vcr1images/<metadata_fn>            DIR/images/<metadata_fn>      boxes x1 y1 x2 y2 score, in pixels; names, width, height
 
-A text is a list of words and of lists of places in `objects` (places may repeat). Here such a reference becomes the thing's name and
-its number, counted from 1: "turtle 3". A person gets one of the official code's gender-neutral names, by its place: "Casey 1 and
-Riley 2". `Sample.boxes` are all objects of the picture in their order, so number n is box n - 1.
+A text is a list of words and of lists of places in `objects` (places may repeat). Here such a reference becomes the thing's name
+and its number, counted from 1: "turtle 3". A person gets one of the official code's gender-neutral names, by its place: "Casey 1
+and Riley 2". `Sample.boxes` are all objects of the picture in their order, so number n is box n - 1.
 
-Labels of a sample: annot_id, choices (answers), rationales; right and right_rationale (their places), where they are public. Its text
-is the question. Its group is the film. A file is checked as a whole when it is opened, then read a line at a time: its lines would
-fill half a gigabyte.
+Labels of a sample: annot_id, choices (answers), rationales; right and right_rationale (their places), where they are public. Its
+text is the question. Its group is the film. A file is checked as a whole when it is opened, then read a line at a time: its lines
+would fill half a gigabyte.
 """
 
 from __future__ import annotations
@@ -36,7 +36,21 @@ _NAME = "VCR"
 _PICTURES = ("vcr1images", "images", "")
 CHOICES = 4
 # of the official code (rowanz/r2c); one of them is there twice
-NAMES = ("Casey", "Riley", "Jessie", "Jackie", "Avery", "Jaime", "Peyton", "Kerry", "Jody", "Kendall", "Peyton", "Skyler", "Frankie")
+NAMES = (
+    "Casey",
+    "Riley",
+    "Jessie",
+    "Jackie",
+    "Avery",
+    "Jaime",
+    "Peyton",
+    "Kerry",
+    "Jody",
+    "Kendall",
+    "Peyton",
+    "Skyler",
+    "Frankie",
+)
 NAMES += ("Pat", "Quinn")
 
 _LINE = {

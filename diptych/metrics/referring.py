@@ -2,9 +2,9 @@
 
     right = overlap > .5, strictly          overlap = common / joint area, in pixels of the stored picture
 
-Published code takes a box x y w h to hold the pixels x to x + w - 1, and counts a common area only where the first common pixel lies
-before the last one in both directions: boxes that share one column, one row or one pixel do not overlap at all. So a box one pixel
-wide is never found, not even by itself. Elsewhere the common area is (x' - 1 - x + 1) (y' - 1 - y + 1), the plain one.
+Published code takes a box x y w h to hold the pixels x to x + w - 1, and counts a common area only where the first common pixel
+lies before the last one in both directions: boxes that share one column, one row or one pixel do not overlap at all. So a box one
+pixel wide is never found, not even by itself. Elsewhere the common area is (x' - 1 - x + 1) (y' - 1 - y + 1), the plain one.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     QA->R   the likeliest of four rationales is, beside the *right* answer        chance .25
     Q->AR   both at once, for a question                                          chance .0625
 
-Rationales are always judged beside the right answer, also in Q->AR: where the answer was wrong, Q->AR is lost anyhow, and where it was
-right the right answer is the predicted one. QA->R would be another number with the predicted answer. A tie is lost: a likeliest choice
-must be so alone (published code takes the first, so four equal scores earn what stands first).
+Rationales are always judged beside the right answer, also in Q->AR: where the answer was wrong, Q->AR is lost anyhow, and where
+it was right the right answer is the predicted one. QA->R would be another number with the predicted answer. A tie is lost: a
+likeliest choice must be so alone (published code takes the first, so four equal scores earn what stands first).
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ class Right(NamedTuple):
         return None if self.rationale is None else self.answer and self.rationale
 
 
-def judged(
-    answer_K: ArrayLike, rationale_KJ: Sequence[ArrayLike], right: int, right_rationale: int | None
-) -> Right:
+def judged(answer_K: ArrayLike, rationale_KJ: Sequence[ArrayLike], right: int, right_rationale: int | None) -> Right:
     """answer_K: scores of the answers; rationale_KJ: of the rationales beside each answer in turn, or nothing."""
     if right_rationale is None or not len(rationale_KJ):
         return Right(_is_best(answer_K, right), None)

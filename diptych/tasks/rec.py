@@ -5,26 +5,26 @@
                                  + U t + P(where the box is)
                      -> LayerNorm - GELU - Linear -> a logit;  softmax over the picture's candidates
 
-UNITER (section 4) reads a region's own state with a perceptron; here a box is pooled from the tokens under it (nn/box.py), so that any
-system that fuses can point: patches, cells or regions. The phrase stands beside (U t, and W', a comparison) because a hinge without an
-image stream leaves the picture's tokens untouched by the words. A mean is linear, so tokens are projected before it is taken: a
-thousand candidates cost little more than five.
+UNITER (section 4) reads a region's own state with a perceptron; here a box is pooled from the tokens under it (nn/box.py), so
+that any system that fuses can point: patches, cells or regions. The phrase stands beside (U t, and W', a comparison) because a
+hinge without an image stream leaves the picture's tokens untouched by the words. A mean is linear, so tokens are projected before
+it is taken: a thousand candidates cost little more than five.
 
     task.candidates   given       the annotated things of the picture, one of which is meant (UNITER's "ground-truth boxes")
                       detected    what a region store holds of it (--regions), as published models are evaluated
                       windows     boxes of a few sizes and shapes, laid over every picture: for data with nothing but the right box
 
 The loss is UNITER's: cross-entropy over a picture's candidates. The target is the thing itself where it is given, else whatever
-overlaps it by more than .5, in equal parts (volta asks each of these by itself, with a binary cross-entropy). A phrase of whose thing
-there is no such candidate teaches nothing, and counts as wrong: `reachable` is the share of phrases that have one. Trained on given
-boxes, a run may be evaluated on detected ones or windows: `--set task.candidates=...`.
+overlaps it by more than .5, in equal parts (volta asks each of these by itself, with a binary cross-entropy). A phrase of whose
+thing there is no such candidate teaches nothing, and counts as wrong: `reachable` is the share of phrases that have one. Trained
+on given boxes, a run may be evaluated on detected ones or windows: `--set task.candidates=...`.
 
 Source of the score: metrics/referring.py, overlap above .5 in pixels of the stored picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -32,16 +32,31 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import IGNORE, ROWS_PER_SAMPLE, Batch, Evaluation, LossTerm, ParamGroup, Sample, System, Task, Tokenizer
+from diptych.contracts import (
+    IGNORE,
+    ROWS_PER_SAMPLE,
+    Batch,
+    Evaluation,
+    LossTerm,
+    ParamGroup,
+    Reader,
+    Sample,
+    System,
+    Task,
+    Tokenizer,
+    by_decay,
+)
 from diptych.metrics import referring
 from diptych.nn.box import iou, pool
 from diptych.nn.place import Place
 from diptych.nn.transformer import initialise
+from diptych.tasks.recipe import tenth
+from diptych.tasks.withhold import Withhold, withheld
 
 NO_CANDIDATE = -1e4  # its logit, as in UNITER: of a picture without any all are equal, not undefined
 
@@ -74,18 +89,44 @@ class REC(Task):
     class Config(config.Config):
         kind: Literal["rec"] = "rec"
         candidates: Literal["given", "detected", "windows"] = "given"
-        sizes: tuple[PositiveFloat, ...] = (0.18, 0.25, 0.36, 0.51, 0.72)  # of windows: the root of their area, in sides of the picture
+        sizes: tuple[PositiveFloat, ...] = (
+            0.18,
+            0.25,
+            0.36,
+            0.51,
+            0.72,
+        )  # of windows: the root of their area, in sides of the picture
         shapes: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)  # of windows: width over height, both in sides of the picture
         head_lr: PositiveFloat = 10.0  # learning rate of the head, times train.lr
+        withhold: Withhold = "none"  # a control: grey pictures, or no phrase; the candidates stay, and where they lie
+
+        @model_validator(mode="after")
+        def _something_to_choose(self) -> REC.Config:
+            if self.withhold == "picture" and self.candidates == "detected":
+                raise ValueError("withhold=picture takes what a detector saw, and candidates=detected chooses from that")
+            return self
 
         def build(self, system: System, tokenizer: Tokenizer) -> REC:
             return REC(self, system, tokenizer)
 
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):
         super().__init__()
-        self.config, self.system = config, system
+        self.config, self.system, self.tokenizer = config, system, tokenizer
         self.head = BoxScore(system.config.width)
         self.register_buffer("_window_R4", torch.tensor(windows(config.sizes, config.shapes)), persistent=False)
+
+    @classmethod
+    def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
+        """Refuses data that leave nothing to choose."""
+        first = [reader[i] for reader in readers for i in range(min(len(reader), 100))]
+        if not any("right" in sample.labels for sample in first):
+            raise UserError("rec learns from phrases whose box is known, and the first of these have none")
+        if config.candidates == "given" and all(len(sample.boxes) < 2 for sample in first):
+            raise UserError(
+                "task.candidates=given: the first pictures have one box each, so there is nothing to choose from;"
+                " --set task.candidates=windows chooses from boxes laid over the picture"
+            )
+        return config
 
     @classmethod
     def reads_regions(cls, config: Config) -> bool:
@@ -94,7 +135,8 @@ class REC(Task):
     # --------------------------------------------------------------------------------------------- in the loader
 
     def label(self, batch: Batch) -> Batch:
-        """[B, R] the share of each candidate in what is meant; IGNORE in rows that ask nothing or whose thing no candidate meets."""
+        """[B, R] the share of each candidate in what is meant; IGNORE in rows that ask nothing or whose thing none meets."""
+        batch = withheld(batch, self.config.withhold, self.tokenizer)
         found, there = self._candidates(batch), batch.annotated
         target_BR = torch.full((len(batch), 1 if found is None else found.box_BR4.shape[1]), float(IGNORE))
         for b, sample in enumerate(batch.samples):
@@ -149,11 +191,7 @@ class REC(Task):
         return {"rec": LossTerm(loss, count, metrics={"accuracy": (right, count)})}
 
     def param_groups(self) -> list[ParamGroup]:
-        groups = [
-            ParamGroup([p for p in self.head.parameters() if (p.ndim > 1) == decays], f"head {name}", self.config.head_lr, decays)
-            for decays, name in ((True, "matrices"), (False, "vectors"))
-        ]
-        return [*self.system.param_groups(), *groups]
+        return [*self.system.param_groups(), *by_decay(self.head.parameters(), "head ", self.config.head_lr)]
 
     # ------------------------------------------------------------------------------------------------- evaluation
 
@@ -195,7 +233,10 @@ class REC(Task):
                     items.append(_item(sample, place, best, truth, ranked[0][1] if ranked else 0.0))
         if not items:
             return Evaluation({}, items, predictions)
-        metrics = {"accuracy": 100 * float(np.mean([item["score"] for item in items])), "reachable": 100 * float(np.mean(reachable))}
+        metrics = {
+            "accuracy": 100 * float(np.mean([item["score"] for item in items])),
+            "reachable": 100 * float(np.mean(reachable)),
+        }
         kinds = sorted({item["type"] for item in items if item["type"]})
         of_kind = {kind: 100 * float(np.mean([i["score"] for i in items if i["type"] == kind])) for kind in kinds}
         return Evaluation(metrics | {f"question_type/{kind}": value for kind, value in of_kind.items()}, items, predictions)
@@ -227,11 +268,8 @@ def windows(sizes: Iterable[float], shapes: Iterable[float]) -> list[tuple[float
 
 
 def finetuning(recipe: Recipe) -> Recipe:
-    """A tenth of the steps at the same rate, in batches of at most 128 phrases (UNITER's)."""
-    steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
-    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": min(recipe.train.batch_size, 128)})
-    data = recipe.data.model_copy(update={"texts_per_image": 1})
-    return recipe.model_copy(update={"task": REC.Config(), "train": train, "data": data})
+    """In batches of at most 128 phrases, as UNITER."""
+    return tenth(recipe, REC.Config(), min(recipe.train.batch_size, 128))
 
 
 def _item(sample: Sample, place: int, box_4: np.ndarray, truth_4: np.ndarray, chance: float) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from diptych.contracts import IGNORE, ROWS_PER_SAMPLE, Batch, Evaluation, LossTe
 from diptych.data.collate import foreign_texts, texts_of
 from diptych.draw import Draw
 from diptych.metrics import recall
+from diptych.tasks.recipe import tenth
 
 TOP = 5  # candidates that an item keeps, for galleries
 
@@ -179,12 +180,9 @@ class Retrieval(Task):
 
 def finetuning(recipe: Recipe) -> Recipe:
     """A tenth of the steps, at the same learning rate; in batches a sixteenth as large where each picture meets 16 texts."""
-    steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
     is_contrast = hasattr(recipe.system, "contrast")
     batch_size = recipe.train.batch_size if is_contrast else max(8, recipe.train.batch_size // 16)
-    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": batch_size})
-    data = recipe.data.model_copy(update={"texts_per_image": 1})
-    return recipe.model_copy(update={"task": Retrieval.Config(), "train": train, "data": data})
+    return tenth(recipe, Retrieval.Config(), batch_size)
 
 
 @dataclass

@@ -1,26 +1,27 @@
 """Visual commonsense reasoning: choose an answer, then the reason for it (VCR, Zellers et al., CVPR 2019).
 
-    Q->A     [CLS] question [SEP] answer [SEP]            four rows, one for each answer          \\
-                                                                                                   -> pooled -> MLP -> a logit a row
-    QA->R    [CLS] question answer [SEP] rationale [SEP]  four rows, one for each rationale       /    softmax over a question's rows
+    Q->A     [CLS] question [SEP] answer [SEP]            a row for each of four answers     \\
+                                                                                              pooled -> MLP -> a logit a row,
+    QA->R    [CLS] question answer [SEP] rationale [SEP]  a row for each of four rationales  /    softmax over a question's rows
 
-What precedes the first [SEP] is segment 0, the candidate segment 1 (UNITER has a type of its own for each; here a system has two). Both
-subtasks are trained together, by the same head, as the released UNITER and VL-BERT do; rationales are learnt and scored beside the
-right answer (metrics/vcr_accuracy.py). For the leaderboard's file they are also asked beside each wrong one: 20 rows a question.
-UNITER's second stage of pre-training, on VCR's own texts, is not built here.
+What precedes the first [SEP] is segment 0, the candidate segment 1 (UNITER has a type of its own for each; here a system has
+two). Both subtasks are trained together, by the same head, as UNITER's code does; rationales are learnt and
+scored beside the right answer (metrics/vcr_accuracy.py). For the leaderboard's file they are also asked beside each wrong one: 20
+rows a question. UNITER's second stage of pre-training, on VCR's own texts, is not built here.
 
-References. A text calls a thing by its name and number, "Riley 2" (data/vcr.py), and box number 2 of the picture carries the number's
-tag: a learned vector that is added to every visual token, as far as the token lies in the box:
+References. A text calls a thing by its name and number, "Riley 2" (data/vcr.py), and box number 2 of the picture carries the
+number's tag: a learned vector that is added to every visual token, as far as the token lies in the box:
 
     token_v += sum over boxes n of  (share of v's area inside box n) * tag_n
 
-One mechanism for every kind of system, because every system says what its tokens cover: patches and cells under the box, and regions of
-a detector inside it, take the tag before the hinge, where words and tokens meet. It starts as the word vector of the number, so it says
-to begin with what the word says. (UNITER and VL-BERT put the annotated boxes themselves among the regions, which needs their features;
-MERLOT draws them in colour, which needs pixels.) All boxes of a picture are tagged, whether a text speaks of them or not: questions
-about one picture share its encoding. Box `references` + 1 and those behind it have no tag; published pictures list people first.
+One mechanism for every kind of system, because every system says what its tokens cover: patches and cells under the box, and
+regions of a detector inside it, take the tag before the hinge, where words and tokens meet. It starts as the word vector of the
+number, so it says to begin with what the word says. (UNITER and VL-BERT put the annotated boxes themselves among the regions,
+which needs their features; MERLOT draws them in colour, which needs pixels.) All boxes of a picture are tagged, whether a text
+speaks of them or not: questions about one picture share its encoding. Box `references` + 1 and those behind it have no tag;
+published pictures list people first.
 
-With data of your own (data/choices.py) a question may have any number of answers, and no rationales.
+With data of your own (data/vcr_jsonl.py) a question may have any number of answers, and no rationales.
 """
 
 from __future__ import annotations
@@ -50,11 +51,14 @@ from diptych.contracts import (
     Task,
     Tokenizer,
     Visual,
+    by_decay,
 )
 from diptych.data.collate import texts_of
 from diptych.metrics import vcr_accuracy
 from diptych.nn.box import coverage
 from diptych.nn.head import MLP
+from diptych.tasks.recipe import tenth
+from diptych.tasks.withhold import Withhold, withheld
 
 LONGEST = 220  # tokens, as published for UNITER
 SUBTASKS = ("answer", "rationale")
@@ -68,6 +72,7 @@ class VCRTask(Task):
         max_tokens: int = Field(default=40, ge=8)  # of question, answer and rationale; the longer of the two sides is cut
         references: PositiveInt = 32  # boxes of a picture that have a tag
         head_lr: PositiveFloat = 10.0  # learning rate of the classifier and the tags, times train.lr
+        withhold: Withhold = "none"  # a control: grey pictures without tags; or candidates alone, without what they answer
         block: PositiveInt = 256  # rows scored at a time
 
         def build(self, system: System, tokenizer: Tokenizer) -> VCRTask:
@@ -93,6 +98,10 @@ class VCRTask(Task):
 
     def label(self, batch: Batch) -> Batch:
         """A row for each candidate of each thing that is asked, and whether it is right."""
+        if self.config.withhold == "picture":
+            batch = replace(
+                withheld(batch, "picture", self.tokenizer), annotated=None
+            )  # where things lie tells of the picture, too
         owner_B, group_B = [], []
         encodings: list[Encoding] = []
         second_B: list[int] = []
@@ -100,7 +109,7 @@ class VCRTask(Task):
         groups = 0
         for b, sample in enumerate(batch.samples):
             for asked in questions(sample):
-                query = self._pieces(*asked.query)
+                query = self._pieces(*asked.query) if self.config.withhold != "text" else []
                 for k, candidate in enumerate(asked.candidates):
                     encoding, second = self._joined(query, self._pieces(candidate))
                     encodings.append(encoding)
@@ -180,12 +189,8 @@ class VCRTask(Task):
         return losses
 
     def param_groups(self) -> list[ParamGroup]:
-        own, lr = [*self.head.parameters(), *self.reference.parameters()], self.config.head_lr
-        groups = [
-            ParamGroup([p for p in own if p.requires_grad and (p.ndim > 1) == decays], f"head {name}", lr, decays)
-            for decays, name in ((True, "matrices"), (False, "vectors"))
-        ]
-        return [*self.system.param_groups(), *groups]
+        own = [*self.head.parameters(), *self.reference.parameters()]
+        return [*self.system.param_groups(), *by_decay(own, "head ", self.config.head_lr)]
 
     # ------------------------------------------------------------------------------------------------- evaluation
 
@@ -247,22 +252,21 @@ def by_group(value_B: Tensor, batch: Batch, fill: float) -> Tensor:
     """[G, N] the rows of each group side by side, filled up to the largest."""
     assert batch.group_B is not None
     _, count_G = torch.unique_consecutive(batch.group_B, return_counts=True)
-    return pad_sequence(value_B.split(count_G.tolist()), batch_first=True, padding_value=fill)
+    return pad_sequence([*value_B.split(count_G.tolist())], batch_first=True, padding_value=fill)
 
 
 def finetuning(recipe: Recipe) -> Recipe:
-    """A tenth of the steps at the same rate; a quarter of the batch, for a question is eight rows.
+    """A quarter of the usual batch, for a question is eight rows; texts as long as the system can read beside its tags.
 
-    Nothing is mirrored, for a candidate may speak of left and right; texts are as long as the system can read beside its tags.
+    Nothing is mirrored, for a candidate may speak of left and right.
     """
-    steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
-    batch_size = max(min(8, recipe.train.batch_size), min(recipe.train.batch_size, 256) // 4)
-    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": batch_size})
-    image = recipe.data.image.model_copy(update={"augment": "none"}) if recipe.data.image.augment == "flip" else recipe.data.image
-    data = recipe.data.model_copy(update={"texts_per_image": 1, "image": image})
-    room = recipe.system.text.positions - (1 + getattr(recipe.system, "tags", -1))
-    task = VCRTask.Config(max_tokens=min(LONGEST, room))
-    return recipe.model_copy(update={"task": task, "train": train, "data": data})
+    room = recipe.system.text.positions - (1 + getattr(recipe.system, "tags", -1))  # pyright: ignore[reportAttributeAccessIssue]
+    size = recipe.train.batch_size
+    tuned = tenth(recipe, VCRTask.Config(max_tokens=min(LONGEST, room)), max(min(8, size), min(size, 256) // 4))
+    if tuned.data.image.augment != "flip":
+        return tuned
+    image = tuned.data.image.model_copy(update={"augment": "none"})
+    return tuned.model_copy(update={"data": tuned.data.model_copy(update={"image": image})})
 
 
 def _item(sample: Sample, judgement: vcr_accuracy.Right, answer_K: list[float]) -> dict[str, Any]:
