@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -84,7 +85,6 @@ class BoxScore(nn.Module):
 
 class REC(Task):
     purpose = "rec"
-    _window_R4: Tensor
 
     class Config(config.Config):
         kind: Literal["rec"] = "rec"
@@ -113,7 +113,6 @@ class REC(Task):
         super().__init__()
         self.config, self.system, self.tokenizer = config, system, tokenizer
         self.head = BoxScore(system.config.width)
-        self.register_buffer("_window_R4", torch.tensor(windows(config.sizes, config.shapes)), persistent=False)
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
@@ -157,8 +156,7 @@ class REC(Task):
         if batch.image_of_BN is None:
             return None
         if self.config.candidates == "windows":
-            box_BR4 = self._window_R4.to(batch.text_BT.device).expand(len(batch), -1, -1)
-            return Candidates(box_BR4, torch.ones_like(box_BR4[..., 0], dtype=torch.bool))
+            return self._everywhere(batch)
         boxes = batch.annotated
         if self.config.candidates == "detected":
             boxes = batch.regions
@@ -168,6 +166,10 @@ class REC(Task):
             return None
         picture_B = batch.image_of_BN[:, 0]
         return Candidates(boxes.box_IR4[picture_B], boxes.mask_IR[picture_B])
+
+    def _everywhere(self, batch: Batch) -> Candidates:
+        box_BR4 = windows(self.config.sizes, self.config.shapes).to(batch.text_BT.device).expand(len(batch), -1, -1)
+        return Candidates(box_BR4, torch.ones_like(box_BR4[..., 0], dtype=torch.bool))
 
     # --------------------------------------------------------------------------------------------------- training
 
@@ -196,19 +198,38 @@ class REC(Task):
     # ------------------------------------------------------------------------------------------------- evaluation
 
     @torch.no_grad()
-    def ground(self, batch: Batch) -> list[list[tuple[tuple[float, float, float, float], float]]]:
-        """Of each row the candidates with their probabilities, best first; boxes in [0, 1]."""
-        found = self._candidates(batch)
+    def ground(self, batch: Batch, top: int = 5) -> list[list[Found]]:
+        """Where the thing of each row is, likeliest first.
+
+        A picture that brings no candidates is searched by windows; there a place is the best of those that overlap by more than .5,
+        and as likely as they are together.
+        """
+        is_bare = self.config.candidates == "windows" or (self.config.candidates == "given" and batch.annotated is None)
+        found = self._everywhere(batch) if is_bare else self._candidates(batch)
         if found is None:
             return [[] for _ in range(len(batch))]
+        return [self._places(one, top) if is_bare else one[:top] for one in self._ranked(batch, found)]
+
+    def _ranked(self, batch: Batch, found: Candidates) -> list[list[Found]]:
+        """Of each row all candidates with their probabilities, best first."""
         chance_BR = self.scores(batch, found).softmax(1)
         order_BR = chance_BR.argsort(dim=1, descending=True, stable=True)
         return [
-            [(tuple(box_R4[r].tolist()), float(chance_R[r])) for r in order_R.tolist() if mask_R[r]]
+            [Found(box_R4[r], chance_R[r]) for r in order_R if mask_R[r]]
             for box_R4, mask_R, chance_R, order_R in zip(
-                found.box_BR4.float().cpu(), found.mask_BR.cpu(), chance_BR.cpu(), order_BR, strict=True
+                *(part.tolist() for part in (found.box_BR4.float(), found.mask_BR, chance_BR, order_BR)), strict=True
             )
         ]
+
+    @staticmethod
+    def _places(ranked: list[Found], top: int) -> list[Found]:
+        box_R4, chance_R = torch.tensor([one.box for one in ranked]), torch.tensor([one.probability for one in ranked])
+        places = []
+        while len(chance_R) and len(places) < top:
+            is_here_R = iou(box_R4[:1], box_R4)[0] > referring.ENOUGH
+            places.append(Found(box_R4[0].tolist(), float(chance_R[is_here_R].sum())))
+            box_R4, chance_R = box_R4[~is_here_R], chance_R[~is_here_R]
+        return sorted(places, key=lambda one: -one.probability)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
@@ -217,10 +238,11 @@ class REC(Task):
         predictions: list[dict[str, Any]] = []
         reachable: list[bool] = []
         for batch in batches:
-            for b, ranked in enumerate(self.ground(batch)):
+            found = self._candidates(batch)
+            for b, ranked in enumerate(self._ranked(batch, found) if found else [[]] * len(batch)):
                 sample, place = batch.samples[b], int(batch.row_B[b]) % ROWS_PER_SAMPLE
                 size = self._size(batch, b)
-                boxes = np.round(np.array([box for box, _ in ranked]).reshape(-1, 4) * size, 2)  # as annotated, not as in float32
+                boxes = np.round(np.array([one.box for one in ranked]).reshape(-1, 4) * size, 2)  # as annotated, not as in float32
                 best = boxes[0] if ranked else np.zeros(4)  # where there is no candidate, nothing is found
                 number = sample.labels.get("sent_ids", ())[place : place + 1] or (f"{sample.key}#{place}",)
                 x1, y1, x2, y2 = best.tolist()
@@ -230,7 +252,7 @@ class REC(Task):
                 if "right" in sample.labels:
                     truth = np.array(sample.boxes[sample.labels["right"]].xyxy)
                     reachable.append(bool(referring.is_found(boxes, np.tile(truth, (len(boxes), 1))).any()))
-                    items.append(_item(sample, place, best, truth, ranked[0][1] if ranked else 0.0))
+                    items.append(_item(sample, place, best, truth, ranked[0].probability if ranked else 0.0))
         if not items:
             return Evaluation({}, items, predictions)
         metrics = {
@@ -257,14 +279,22 @@ class Candidates(NamedTuple):
     mask_BR: Tensor
 
 
-def windows(sizes: Iterable[float], shapes: Iterable[float]) -> list[tuple[float, float, float, float]]:
-    """Boxes all over the picture, a third of their side apart: few things lie further than .5 from all of them."""
+class Found(NamedTuple):
+    """A candidate and how likely it is what is meant."""
+
+    box: list[float]  # xyxy in [0, 1]
+    probability: float
+
+
+@cache
+def windows(sizes: tuple[float, ...], shapes: tuple[float, ...]) -> Tensor:
+    """[R, 4] boxes all over the picture, a third of their side apart: few things overlap none of them by more than .5."""
     found: dict[tuple[float, float, float, float], None] = {}
     for size, shape in product(sizes, shapes):
         width, height = min(size * shape**0.5, 1.0), min(size / shape**0.5, 1.0)
         for x, y in product(*(np.linspace(0, 1 - side, 1 + round((1 - side) / side * 3)).tolist() for side in (width, height))):
             found[x, y, x + width, y + height] = None
-    return [*found]
+    return torch.tensor([*found])
 
 
 def finetuning(recipe: Recipe) -> Recipe:
