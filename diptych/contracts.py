@@ -158,6 +158,15 @@ class Regions:
 
 
 @dataclass
+class Annotated:
+    """The annotated boxes of each distinct picture in the order of `Sample.boxes`, whatever a detector saw beside them."""
+
+    box_IR4: Tensor
+    mask_IR: Tensor  # False also where a box has no area
+    size_I2: Tensor  # (height, width) of the stored picture, int64: to tell boxes in its pixels again
+
+
+@dataclass
 class Texts:
     """One text for each row."""
 
@@ -180,6 +189,7 @@ class Batch:
     images: Images | None = None
     group_B: Tensor | None = None  # int64: rows of one question (VCR's four candidates, retrieval's 1 + 15)
     regions: Regions | None = None
+    annotated: Annotated | None = None
     false_text: Texts | None = None  # a text that is not true of the row's picture, for ITM and its relatives
     labels: dict[str, Tensor] = field(default_factory=dict)  # of rows: first dimension B; integers use IGNORE
     image_labels: dict[str, Tensor] = field(default_factory=dict)  # of distinct pictures: first dimension I
@@ -265,7 +275,7 @@ def _map_tensors(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(part)
     if isinstance(part, dict):
         return {name: _map_tensors(value, change) for name, value in part.items()}
-    if isinstance(part, Batch | Images | Regions | Texts):
+    if isinstance(part, Batch | Images | Regions | Annotated | Texts):
         return replace(part, **{f.name: _map_tensors(getattr(part, f.name), change) for f in fields(part)})
     return part
 
@@ -455,6 +465,11 @@ class Task(Trainable):
     @property
     def reads_pictures(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.system.reads_pictures
+
+    @classmethod
+    def reads_regions(cls, config: Any) -> bool:
+        """Whether its samples must bring what a detector saw (--regions STORE), whatever the system reads."""
+        return False
 
     def after_step(self) -> None:
         self.system.after_step()

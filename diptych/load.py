@@ -63,6 +63,20 @@ class Compares(Protocol):
     def compare(self, batch: Batch) -> list[dict[str, float]]: ...
 
 
+class Place(NamedTuple):
+    """Where something may be."""
+
+    box: tuple[float, float, float, float]  # xyxy in [0, 1]
+    probability: float
+
+
+@runtime_checkable
+class Grounds(Protocol):
+    """A task that points at what a text means."""
+
+    def ground(self, batch: Batch, top: int = 5) -> Sequence[Sequence[tuple[Sequence[float], float]]]: ...
+
+
 class Guess(NamedTuple):
     text: str
     probability: float
@@ -98,6 +112,7 @@ class Reply(NamedTuple):
     guesses: list[Guess]
     picture: NDArray[np.uint8]
     look: Look
+    boxes: tuple[tuple[float, float, float, float], ...] = ()  # where each guess is, if it is a place; xyxy in [0, 1]
 
 
 def load(source: str | Path, device: str | torch.device | None = None) -> Model:
@@ -130,7 +145,7 @@ class Model:
     @cached_property
     def regions(self) -> RegionStore | None:
         """What a detector saw, for a system that reads that: the store that the run was trained with."""
-        if not self.system.reads_regions:
+        if not (self.system.reads_regions or (self.task and self.task.reads_regions(self.task.config))):
             return None
         if not self.about.get("regions"):
             raise UserError(f"{self.folder}: its config.json names no region store, and {self.about['system']} reads one")
@@ -254,8 +269,16 @@ class Model:
         ]
 
     @torch.inference_mode()
+    def ground(self, image: Picture, text: str, top: int = 5) -> list[Place]:
+        """Where the thing is that a phrase means, likeliest place first."""
+        if not isinstance(self.task, Grounds):
+            raise self._cannot("point at things", "rec")
+        (found,) = self.task.ground(self._rows(image, [text]), top)
+        return [Place((x1, y1, x2, y2), chance) for (x1, y1, x2, y2), chance in found]
+
+    @torch.inference_mode()
     def ask(self, image: Picture, text: str, top: int = 5) -> Reply:
-        """Whatever the head says, and where the model looked: words for the first [MASK], else an answer or label, else a match.
+        """Whatever the head says, and where the model looked: words for the first [MASK], else an answer or label, a place, a match.
 
         Texts between bars ("a cat | a dog") are chosen from.
         """
@@ -265,6 +288,8 @@ class Model:
             verb, guesses = "answer", self.answer(image, text, top)
         elif isinstance(self.task, Entails):
             verb, guesses = "entails", self.entails(image, text)
+        elif isinstance(self.task, Grounds):
+            return self._pointed(image, text, top)
         elif len(texts := [part.strip() for part in text.split("|") if part.strip()]) > 1:
             verb, guesses = "choose", self.choose(image, texts)[:top]
         else:
@@ -272,6 +297,14 @@ class Model:
             both = [Guess("matches", yes), Guess("does not match", 1 - yes)]
             verb, guesses = "match", sorted(both, key=lambda guess: -guess.probability)
         return Reply(verb, guesses, decode(_stored(image)), self.look(image, text))
+
+    def _pointed(self, image: Picture, text: str, top: int) -> Reply:
+        """Places by their corners in pixels."""
+        places, picture = self.ground(image, text, top), decode(_stored(image))
+        size = (picture.shape[1], picture.shape[0]) * 2
+        corners = [" ".join(f"{v * side:.0f}" for v, side in zip(place.box, size, strict=True)) for place in places]
+        guesses = [Guess(said, place.probability) for said, place in zip(corners, places, strict=True)]
+        return Reply("ground", guesses, picture, self.look(image, text), tuple(place.box for place in places))
 
     @torch.inference_mode()
     def transport(self, image: Picture, text: str) -> Moved:

@@ -21,6 +21,8 @@ NEXT = {  # what data of a purpose are first tried with
     "vqa": "finetune vqa --from vilt:tiny",
     "ve": "finetune ve --from vilt:tiny",
     "nlvr2": "finetune nlvr2 --from vilt:tiny",
+    "vcr": "finetune vcr --from vilt:tiny",
+    "rec": "finetune rec --from vilt:tiny",
     "retrieval": "finetune retrieval --from vilt:tiny",
     "documents": "pretrain bert:tiny",
     "probe": "finetune probe --from simclr:tiny",

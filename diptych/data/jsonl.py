@@ -3,6 +3,8 @@
     vqa_jsonl     {"image": "tom.jpg", "question": "is the cat asleep?", "answer": "yes"}
     ve_jsonl      {"image": "tom.jpg", "text": "The cat is asleep.", "label": "entailment"}
     nlvr2_jsonl   {"images": ["tom.jpg", "kit.jpg"], "text": "One cat is asleep.", "label": true}
+    vcr_jsonl     {"image": "tom.jpg", "question": "What will it do?", "answers": ["Sleep.", "Eat.", "Run."], "right": 0}
+    rec_jsonl     {"image": "tom.jpg", "text": "the cat on the left", "box": [12, 40, 220, 310]}
 
     DIR/asked.jsonl     any name; or train.jsonl, val.jsonl, test.jsonl, one for each split; or give the file itself
     DIR/tom.jpg         paths are relative to the file's folder

@@ -23,7 +23,7 @@ class VQAJsonl(Jsonl):
     purposes = frozenset({"vqa"})
     looks_for = "a .jsonl file of {image, question, answer}"
     marks = frozenset({"question"})
-    unlike = frozenset({"right"})  # a choice among its "answers": not VQA
+    unlike = frozenset({"right", "answer_choices"})  # a choice among its answers: not VQA
     answer, number = "answer", "question_id"
 
     @staticmethod

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 import torch
 from test_every_system import THINGS, detected
 
 from diptych import find
 from diptych.atelier import make
-from diptych.contracts import Batch, Images, System, Task
+from diptych.contracts import Batch, Detected, Images, Sample, System, Task
 from diptych.data.collate import Collate
 from diptych.data.picture import decode_sample
 from diptych.draw import Draw
@@ -60,6 +61,17 @@ class SeenSamples(list):
     region_classes = ("background", *THINGS)
 
 
+def seen(sample: Sample, i: int) -> tuple[Detected, ...]:
+    return tuple(detected(i + n) for n, _ in enumerate(sample.images))
+
+
+def found_things(sample: Sample, i: int) -> tuple[Detected, ...]:
+    """What a detector sees that finds every annotated thing of a scene, for tasks that choose among its boxes."""
+    box_R4 = np.array([box.xyxy for box in sample.boxes], np.float32) / 128
+    one = detected(i)
+    return (Detected(box_R4, *(np.resize(part, (len(box_R4), part.shape[1])) for part in one[1:])),)
+
+
 class Case:
     def __init__(self, system: str, spec: str, scenes: Path):
         self.name, _, setting = spec.partition("+")
@@ -69,13 +81,12 @@ class Case:
         self.tokenizer = vocabulary.load(recipe.text.vocab)
         reader = find.readers([str(scenes)], "train", self.cls.purpose)[0].reader
         self.samples = [reader[i] for i in range(6)]
-        if self.found.cls.reads_regions:
-            self.samples = SeenSamples(
-                replace(one, regions=tuple(detected(i + n) for n, _ in enumerate(one.images))) for i, one in enumerate(self.samples)
-            )
-        self.ids = range(len(self.samples))
         key, _, value = setting.partition("=")
         task = self.cls.Config.model_validate({**recipe.task.model_dump(), **({key: value} if key else {})})
+        if self.found.cls.reads_regions or self.cls.reads_regions(task):
+            found = found_things if self.cls.reads_regions(task) else seen
+            self.samples = SeenSamples(replace(one, regions=found(one, i)) for i, one in enumerate(self.samples))
+        self.ids = range(len(self.samples))
         prepared = self.found.cls.prepare(recipe.system, [self.samples], self.tokenizer)
         self.recipe = recipe.model_copy(update={"system": prepared, "task": self.cls.prepare(task, [self.samples], self.tokenizer)})
 
