@@ -3,7 +3,7 @@
     DIR/red panda/7.jpg            a hash of the path puts 90 % into train, 5 % into val, 5 % into test; split "all" is everything
     DIR/val/red_panda/7.jpg        splits of their own
 
-Underscores in a class's name are spaces. `classes.txt` or `classes.tsv` in DIR gives folders (ImageNet's "n02510455") a name to be
+Underscores in a class's name are spaces. `classes.tsv` in DIR gives folders (ImageNet's "n02510455") a name to be
 called by, a line for each: folder, TAB, name. For tasks/probe.py and tasks/zeroshot.py.
 """
 
@@ -16,7 +16,6 @@ from diptych.config import UserError
 from diptych.contracts import Sample
 from diptych.data import files
 
-_NAMES = ("classes.txt", "classes.tsv")
 _BESIDE = {"", ".md", ".txt", ".tsv"}  # files that may lie beside the folders: licences, names
 
 
@@ -68,7 +67,7 @@ def _spoken(folder: str) -> str:
 
 def _names(root: Path) -> dict[str, str]:
     """Folder -> name, where a table gives one."""
-    table = files.first_of(root, _NAMES)
+    table = files.first_of(root, ["classes.tsv"])
     problems: list[files.Problem] = []
     names: dict[str, str] = {}
     for number, line in files.text_lines(table, problems) if table else ():
@@ -109,4 +108,4 @@ def example(root: Path) -> None:
     """Two classes of two pictures, one with a name of its own."""
     for folder in ("red_panda", "n02510455"):
         files.example_pictures(root / folder, ["1.jpg", "2.jpg"])
-    (root / "classes.txt").write_text("n02510455\tgiant panda\n")
+    (root / "classes.tsv").write_text("n02510455\tgiant panda\n")

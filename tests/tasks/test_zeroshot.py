@@ -131,13 +131,13 @@ def test_folders_are_classes(tmp_path: Path):
     for split in ("train", "val"):
         (tmp_path / "split" / split).mkdir(parents=True)
         class_folders.example(tmp_path / "split" / split)
-        (tmp_path / "split" / split / "classes.txt").unlink()
+        (tmp_path / "split" / split / "classes.tsv").unlink()
     assert [Classes.open(tmp_path / "split", "val", limit=1)[0].key] == ["val/n02510455/1.jpg"]
     assert len(Classes.open(tmp_path / "split", "all")) == 8
     with pytest.raises(UserError, match="no split 'vall'; did you mean 'val'"):
         Classes.open(tmp_path / "split", "vall")
-    (tmp_path / "plain/classes.txt").write_text("n02510455 giant panda\n")
-    with pytest.raises(UserError, match=r"classes.txt:1: a folder, a TAB and a name are expected, not 'n02510455 giant panda'"):
+    (tmp_path / "plain/classes.tsv").write_text("n02510455 giant panda\n")
+    with pytest.raises(UserError, match=r"classes.tsv:1: a folder, a TAB and a name are expected, not 'n02510455 giant panda'"):
         Classes.open(tmp_path / "plain", "all")
 
 
