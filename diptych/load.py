@@ -278,7 +278,7 @@ class Model:
 
     @torch.inference_mode()
     def ask(self, image: Picture, text: str, top: int = 5) -> Reply:
-        """Whatever the head says, and where the model looked: words for the first [MASK], else an answer or label, a place, a match.
+        """Whatever the head says, and where it looked: words for the first [MASK], else an answer or label, a place, a match.
 
         Texts between bars ("a cat | a dog") are chosen from.
         """

@@ -3,8 +3,8 @@
     DIR/red panda/7.jpg            a hash of the path puts 90 % into train, 5 % into val, 5 % into test; split "all" is everything
     DIR/val/red_panda/7.jpg        splits of their own
 
-Underscores in a class's name are spaces. `classes.tsv` in DIR gives folders (ImageNet's "n02510455") a name to be
-called by, a line for each: folder, TAB, name. For tasks/probe.py and tasks/zeroshot.py.
+Underscores in a class's name are spaces. `classes.tsv` in DIR gives folders (ImageNet's "n02510455") a name to be called by, a line
+for each: folder, TAB, name. For tasks/probe.py and tasks/zeroshot.py.
 """
 
 from __future__ import annotations
