@@ -149,13 +149,14 @@ class InOrder(Dataset["Delivery | Refusal"]):
     A question whose picture cannot be read stays in the count: it is asked about a grey square, and named in `broken`.
     """
 
-    reader: Reader
+    reader: Reader | Sequence[Sample]
     collate: Collates
     label: Callable[[Batch], Batch]
     draw: Draw
     image: ImageConfig
     batch_size: int
     limit: int | None = None  # only the first so many samples
+    pictures: bool = True  # False: nothing is decoded
 
     @property
     def size(self) -> int:
@@ -173,6 +174,8 @@ class InOrder(Dataset["Delivery | Refusal"]):
     def deliver(self, k: int) -> Delivery:
         index_N = range(k * self.batch_size, min((k + 1) * self.batch_size, self.size))
         samples = [self.reader[index] for index in index_N]
+        if not self.pictures:
+            return Delivery(self.label(self.collate(samples, [()] * len(samples), list(index_N), self.draw)), ())
         pictures, broken = [], []
         decoded: dict[object, Pictures | BrokenPicture] = {}  # neighbours often ask about one picture
         for sample in samples:

@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args
 
 from diptych import __version__, checkpoint, config, find
 from diptych.config import UserError, nearest
+from diptych.contracts import Trainable
 from diptych.study import crew
 from diptych.study.kept import Results, shown
 from diptych.study.lanes import Call, Command, last_step, progress_line
@@ -83,8 +84,10 @@ class Cell:
 
 
 def field_of(task: str) -> Field | None:
-    """Where the embedded data have a task; None if nowhere."""
+    """Where the embedded data have a task; None if nowhere, or if it cannot be learnt (a cell is a fine-tuning)."""
     cls = find.task_class(task)
+    if cls.forward is Trainable.forward:
+        return None
     withhold = cls.Config.model_fields.get("withhold")
     withheld = tuple(choice for choice in get_args(withhold.annotation) if choice != "none") if withhold else ()
     for embedded in find.EMBEDDED:
@@ -410,7 +413,7 @@ def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
     tell("planning")
     plan = Plan(systems, tasks, options.budget, options.seeds, out)
     if missing := [task for task in options.tasks if task not in plan.fields]:
-        raise UserError(f"--tasks {','.join(missing)}: the embedded data have no train, val and test of it")
+        raise UserError(f"--tasks {','.join(missing)}: not to be fine-tuned, or no train, val and test of it in the embedded data")
     if not plan.cells:
         raise UserError(next(iter(plan.unfit.values()), "nothing to compare"))
     work = Work(plan, Results(options.results))

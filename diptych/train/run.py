@@ -167,6 +167,8 @@ def finetune(
     def begin(tell: Tell, resumed: bool) -> Task:
         body = build_system(recipe, system, tokenizer)
         if not resumed:
+            if not body.reads_pictures:
+                tell(f"{about['system']} reads no pictures: a control, {about['task']} from texts alone")
             if start is not None:
                 load_system(body, start)
             _copy_parts(body, options, tokenizer, tell)
@@ -197,7 +199,9 @@ def evaluate(
     began = time.perf_counter()
     device = next(task.parameters()).device
     collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
-    questions = InOrder(reader, collate, task.label, Draw(recipe.train.seed), recipe.data.image, EVALUATION_BATCH, limit)
+    questions = InOrder(
+        reader, collate, task.label, Draw(recipe.train.seed), recipe.data.image, EVALUATION_BATCH, limit, task.reads_pictures
+    )
     broken: list[Broken] = []
 
     def batches() -> Iterator[Batch]:
