@@ -3,6 +3,7 @@
     verbs.py     demo, pretrain, finetune, evaluate, ask, list, convert
     data.py      data make, check, show
     regions.py   regions train, score, extract, import, export, verify
+    study.py     compare
     work.py      what is around each: shared options, processes, what is printed
 
 What is heavy is imported by the verb that needs it, so that help answers at once. Every verb takes --json: one object on standard
@@ -20,13 +21,14 @@ from collections.abc import Sequence
 
 import typer
 
-from diptych.cli import data, regions, verbs, work
+from diptych.cli import data, regions, study, verbs, work
 
 # what a disk or its owner refuses: a matter of the user's machine, wherever it is met
 _REFUSALS = {getattr(errno, name, None) for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO")}
 _REFUSALS |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, getattr(errno, "ELOOP", None)}
 
 app = verbs.app
+app.add_typer(study.app)
 app.add_typer(data.app, name="data")
 app.add_typer(regions.app, name="regions")
 

@@ -148,6 +148,9 @@ def regions_extract(
     data: Data = None,
     split: Annotated[list[str] | None, typer.Option("--split", metavar="SPLIT", help="May be repeated; default: train.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many samples of each split.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--for", metavar="TASK", help="The pictures this task asks about; default: of pre-training.")
+    ] = None,
     boxes: Annotated[BoxesOf, typer.Option("--boxes", help="The detector's own boxes, or the annotated ones.")] = BoxesOf.detected,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +166,8 @@ def regions_extract(
         model = load(source)
         weights = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
         made = {"from": model.about["system"], "weights": weights}
-        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, "pretrain", limit)]
+        purposes = tuple(find.task_class(task).purpose for task in tasks or []) or "pretrain"
+        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, purposes, limit)]
 
         def tell(line: str) -> None:
             print(line, file=sys.stderr, flush=True)

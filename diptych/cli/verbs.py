@@ -124,7 +124,7 @@ def finetune(
     """Fine-tune a run on a task, or train it from scratch."""
     from diptych import find
 
-    module, task = find.task(name), find.task_class(name)
+    task = find.task_class(name)
     start = find.run(source)
     if start is None:
         system_name, preset, system, before = find.system(source)
@@ -134,8 +134,7 @@ def finetune(
         system_name, preset, system = saved["system"], saved.get("preset"), find.system_class(saved["system"])
         before = find.recipe({**saved["recipe"], "task": None}, system_name)
         called = f"{name}-{start.resolve().name}"
-    find.suits(name, system_name)
-    recipe = resolved(module.finetuning(before), file, settings)
+    recipe = resolved(find.finetuning(name, system_name, before), file, settings)
     out = out or Path("runs") / called
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
@@ -143,7 +142,7 @@ def finetune(
     with several(ranks, recipe), work(as_json) as say:
         from diptych.train import run
 
-        _regions_suit(system, regions)
+        _task_suits(task.reads_regions(recipe.task), system, regions)
         sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
         show(recipe)
         options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
@@ -161,7 +160,7 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", metavar="[KIND:]PATH", help="By default what the run was trained on.")] = "",
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="For example val, test, test-style.")] = "test",
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format.")
+        Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format; a table if named .csv.")
     ] = None,
     items: Annotated[
         Path | None, typer.Option("--items", metavar="FILE", help="Every question's score and best answers, as JSON lines.")
@@ -178,22 +177,24 @@ def evaluate(
     task = find.task_class(name)
     with work(as_json) as say:
         from diptych import checkpoint
-        from diptych.load import load
+        from diptych.load import load, with_proposer
         from diptych.train import run
 
         model = load(source)
         judged = model.on_task(name)
         recipe = resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
+        with_proposer(judged)
         spec = data or model.about["data"][0]
-        known = model.about.get("regions") if model.system.reads_regions else None
+        is_read = task.reads_regions(recipe.task)
+        known = model.about.get("regions") if model.system.reads_regions or is_read else None
         regions = regions or (Path(known) if known else None)
-        _regions_suit(type(model.system), regions)
+        _task_suits(is_read, type(model.system), regions)
         found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
         about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
-            put("--predictions", predictions, lambda: checkpoint.write_json(predictions, evaluation.predictions))
+            put("--predictions", predictions, lambda: _write_predictions(predictions, evaluation.predictions))
         if items:
             lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in evaluation.items)
             put("--items", items, lambda: checkpoint.write_file(items, lines.encode()))
@@ -217,7 +218,7 @@ def ask(
 
         reply = load(source).ask(image, text)
         looked = reply.look if len(reply.look.weight_V) else (None, None)
-        drawn = ask_picture(reply.picture, text, reply.guesses, *looked)
+        drawn = ask_picture(reply.picture, text, reply.guesses, *looked, reply.boxes)
         put("--out", out, lambda: out.write_bytes(drawn))
         guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
@@ -340,6 +341,24 @@ def _runs(init: list[str] | None) -> dict[str, Path]:
     return runs
 
 
+def _write_predictions(path: Path, predictions: list[Any]) -> None:
+    """JSON, or a table of the predictions' fields."""
+    from diptych import checkpoint
+
+    if path.suffix != ".csv" or not predictions:
+        checkpoint.write_json(path, predictions)
+        return
+    import csv
+    import io
+
+    names = dict.fromkeys(name for row in predictions for name in row)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [*names], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(predictions)
+    checkpoint.write_file(path, table.getvalue().encode())
+
+
 def _only(sources: list[Mixed]) -> Mixed:
     """A score is of one data set."""
     from diptych.config import UserError
@@ -353,6 +372,16 @@ def _only(sources: list[Mixed]) -> Mixed:
 def _store(regions: Path | None) -> dict[str, str]:
     """The region store's place in `about`: only where there is one."""
     return {} if regions is None else {"regions": str(regions)}
+
+
+def _task_suits(is_read: bool, system: type[System], regions: Path | None) -> None:
+    """As `_regions_suit`, where the task itself may read the store, too."""
+    from diptych.config import UserError
+
+    if not is_read:
+        _regions_suit(system, regions)
+    elif regions is None:
+        raise UserError("task.candidates=detected chooses among what a detector saw in the pictures: --regions STORE")
 
 
 def _regions_suit(system: type[System], regions: Path | None, pretraining: bool = False) -> None:
@@ -414,7 +443,7 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
     """A result as a table: metric, value, 95 % interval. Ranks other than the first have none."""
     if not result or result["split"] == "train":
         return []
-    asked = {None: "samples", "retrieval": "queries"}.get(result["task"], "questions")
+    asked = {None: "samples", "retrieval": "queries", "rec": "phrases"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]
     for metric, value in result["metrics"].items():
         low_high = result["ci95"].get(metric)

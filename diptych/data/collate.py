@@ -20,7 +20,19 @@ import torch
 from torch import Tensor
 
 from diptych.config import DataConfig, TextConfig, UserError
-from diptych.contracts import ROWS_PER_SAMPLE, Batch, Detected, Encoding, Images, Phrase, Regions, Sample, Texts, Tokenizer
+from diptych.contracts import (
+    ROWS_PER_SAMPLE,
+    Annotated,
+    Batch,
+    Detected,
+    Encoding,
+    Images,
+    Phrase,
+    Regions,
+    Sample,
+    Texts,
+    Tokenizer,
+)
 from diptych.data.pairs import Pair, pack
 from diptych.data.picture import Box, Pixels, flip, randaugment, resize
 from diptych.draw import Draw
@@ -61,7 +73,7 @@ class Collate:
         false_text = None
         if any(encoding.ids for encoding in false):
             false_text = texts_of(false, self.tokenizer.pad_id, length, [pair.second if pair else 0 for _, pair in pairs])
-        images, regions, image_of_SN = self._see(samples, pictures, sample_ids, draw)
+        images, regions, annotated, image_of_SN = self._see(samples, pictures, sample_ids, draw)
         sample_of_B = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(
             text_BT=texts.token_BT,
@@ -72,6 +84,7 @@ class Collate:
             image_of_BN=None if images is None else image_of_SN[sample_of_B],
             images=images,
             regions=regions,
+            annotated=annotated,
             false_text=false_text,
             keys=tuple(samples[i].key for i, _ in rows),
             samples=tuple(samples[i] for i, _ in rows),
@@ -156,12 +169,13 @@ class Collate:
 
     def _see(
         self, samples: Sequence[Sample], pictures: Sequence[Sequence[Pixels]], sample_ids: Sequence[int], draw: Draw
-    ) -> tuple[Images | None, Regions | None, Tensor]:
-        """Distinct pictures, their boxes, and which of them each sample uses [S, N]."""
+    ) -> tuple[Images | None, Regions | None, Annotated | None, Tensor]:
+        """Distinct pictures, what is in them, their annotated boxes, and which of them each sample uses [S, N]."""
         slots = max((len(p) for p in pictures), default=0)
         image_of_SN = torch.full((len(samples), slots), -1, dtype=torch.int64)
         pixels: list[Pixels] = []
         boxes: list[list[Box]] = []
+        sizes: list[tuple[int, ...]] = []
         detected: list[Detected] = []
         known: dict[tuple[object, object], int] = {}
         for i, (sample, own) in enumerate(zip(samples, pictures, strict=True)):
@@ -173,13 +187,16 @@ class Collate:
                     resized, moved = self._prepare(sample, n, pixel_HW3, sample_ids[i], draw)
                     pixels.append(resized)
                     boxes.append(moved)
+                    sizes.append(pixel_HW3.shape[:2])
                     detected += sample.regions[n : n + 1]
                 image_of_SN[i, n] = known[key]
         if not pixels:
-            return None, None, image_of_SN
+            return None, None, None, image_of_SN
         if detected and len(detected) != len(pixels):
             raise UserError(f"{len(pixels) - len(detected)} of {len(pixels)} pictures of a batch come without region features")
-        return _padded(pixels), _detected(detected) if detected else _regions(boxes), image_of_SN
+        annotated = _annotated(boxes, sizes)
+        own = None if annotated is None else Regions(annotated.box_IR4, annotated.mask_IR)
+        return _padded(pixels), _detected(detected) if detected else own, annotated, image_of_SN
 
     def _prepare(self, sample: Sample, n: int, pixel_HW3: Pixels, sample_id: int, draw: Draw) -> tuple[Pixels, list[Box]]:
         """The n-th picture of a sample at its final size, augmented in training, and its boxes in [0, 1]."""
@@ -274,7 +291,7 @@ def _padded(pixels: Sequence[Pixels]) -> Images:
     return Images(torch.from_numpy(pixel_I3HW), torch.from_numpy(mask_IHW))
 
 
-def _regions(boxes: Sequence[Sequence[Box]]) -> Regions | None:
+def _annotated(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, ...]]) -> Annotated | None:
     """Boxes of each picture, in the order of `Sample.boxes`; one without area is masked out but keeps its place."""
     most = max(len(own) for own in boxes)
     if most == 0:
@@ -283,7 +300,7 @@ def _regions(boxes: Sequence[Sequence[Box]]) -> Regions | None:
     for i, own in enumerate(boxes):
         box_IR4[i, : len(own)] = np.array(own, dtype=np.float32).reshape(-1, 4)
     has_area_IR = (box_IR4[..., 2] > box_IR4[..., 0]) & (box_IR4[..., 3] > box_IR4[..., 1])
-    return Regions(torch.from_numpy(box_IR4), torch.from_numpy(has_area_IR))
+    return Annotated(torch.from_numpy(box_IR4), torch.from_numpy(has_area_IR), torch.tensor(sizes))
 
 
 def _detected(pictures: Sequence[Detected]) -> Regions:

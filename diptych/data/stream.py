@@ -152,7 +152,7 @@ class InOrder(Dataset["Delivery | Refusal"]):
     A question whose picture cannot be read stays in the count: it is asked about a grey square, and named in `broken`.
     """
 
-    reader: Reader
+    reader: Reader | Sequence[Sample]
     collate: Collates
     label: Callable[[Batch], Batch]
     draw: Draw
@@ -160,6 +160,7 @@ class InOrder(Dataset["Delivery | Refusal"]):
     batch_size: int
     limit: int | None = None  # only the first so many samples
     shuffled: bool = False  # every text beside another sample's picture
+    pictures: bool = True  # False: nothing is decoded
 
     @property
     def size(self) -> int:
@@ -179,6 +180,8 @@ class InOrder(Dataset["Delivery | Refusal"]):
         samples = [self.reader[index] for index in index_N]
         if self.shuffled:
             samples = [_beside_another(s, self.reader, i, self.draw, i) for s, i in zip(samples, index_N, strict=True)]
+        if not self.pictures:
+            return Delivery(self.label(self.collate(samples, [()] * len(samples), list(index_N), self.draw)), ())
         pictures, broken = [], []
         decoded: dict[object, Pictures | BrokenPicture] = {}  # neighbours often ask about one picture
         for sample in samples:

@@ -160,7 +160,7 @@ class E2EVLP(System):
         return self.detection(self.look_for_things(source), batch)
 
     def writing(self, batch: Batch, source: Source | None = None) -> LossTerm:
-        """The loss of captions; alone, for fine-tuning (tasks/captioning.py)."""
+        """The loss of captions; alone, for fine-tuning (tasks/caption.py)."""
         assert batch.image_of_BN is not None
         source = source or self.source(self.see(batch))
         state_BTD = self.read_on(*self.captioning.prefix(batch), source, batch.image_of_BN[:, 0].clamp(min=0))

@@ -32,7 +32,7 @@ from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
 from diptych.train.card import model_card
-from diptych.train.evaluate import intervals
+from diptych.train.evaluate import headline, intervals
 from diptych.train.held_out import objectives
 from diptych.train.log import Journal, last_losses
 from diptych.train.loop import Loop, Probe
@@ -144,6 +144,8 @@ def finetune(
     def begin(tell: Tell, resumed: bool) -> Task:
         body = build_system(recipe, system, tokenizer)
         if not resumed:
+            if not body.reads_pictures:
+                tell(f"{about['system']} reads no pictures: a control, {about['task']} from texts alone")
             if start is not None:
                 load_system(body, start)
             _copy_parts(body, options, tokenizer, tell)
@@ -154,7 +156,8 @@ def finetune(
 
     def score(model: Task) -> dict[str, Result]:
         readers = (evaluate_on or {}).items()
-        return {split: evaluate(model, recipe, reader, split, tokenizer, about=about)[0] for split, reader in readers}
+        few = recipe.train.score_on
+        return {split: evaluate(model, recipe, reader, split, tokenizer, about=about, limit=few)[0] for split, reader in readers}
 
     return _run(recipe, begin, data, out, tokenizer, about, options, score)
 
@@ -173,8 +176,10 @@ def evaluate(
     began = time.perf_counter()
     device = next(task.parameters()).device
     collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
-    draw, shuffled = Draw(recipe.train.seed), recipe.data.shuffled
-    questions = InOrder(reader, collate, task.label, draw, recipe.data.image, EVALUATION_BATCH, limit, shuffled)
+    draw, data = Draw(recipe.train.seed), recipe.data
+    questions = InOrder(
+        reader, collate, task.label, draw, data.image, EVALUATION_BATCH, limit, data.shuffled, task.reads_pictures
+    )
     broken: list[Broken] = []
 
     def batches() -> Iterator[Batch]:
@@ -192,6 +197,7 @@ def evaluate(
         "split": split,
         "metrics": evaluation.metrics,
         "n": len(evaluation.items),
+        "score": headline(evaluation.items)._asdict() if evaluation.items else None,
         "ci95": {name: [interval.low, interval.high] for name, interval in intervals(evaluation.items).items()},
         "data_sha256": reader.fingerprint,
         "broken": [entry._asdict() for entry in broken],
@@ -204,11 +210,12 @@ def evaluate(
 
 
 def _validation(recipe: Recipe, reader: Reader, tokenizer: Tokenizer) -> Probe:
-    """The task's metrics on the first samples of `val`."""
+    """The task's metrics on the first samples of `val`, and the one score that all tasks have."""
 
     def probe(model: Trainable) -> dict[str, float]:
         assert isinstance(model, Task)
-        return evaluate(model, recipe, reader, "val", tokenizer, limit=recipe.train.validate_on)[0]["metrics"]
+        result, _ = evaluate(model, recipe, reader, "val", tokenizer, limit=recipe.train.validate_on)
+        return result["metrics"] | ({"score": result["score"]["value"]} if result["score"] else {})
 
     return probe
 
