@@ -17,6 +17,12 @@ from diptych.text import tokenizer
 from diptych.weights.rename import State
 
 
+def fresh(dest: Path) -> None:
+    """Nothing is written over a model."""
+    if (dest / "config.json").exists() or (dest / "model.safetensors").exists():
+        raise UserError(f"{dest} already holds a model; give another directory")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
