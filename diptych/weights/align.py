@@ -7,9 +7,9 @@ configuration tells by its two coefficients. The network is the same but for whe
 ones for odd sides (`depthwise_padding`) are refused. A pooler in the text tower, whose output nothing reads, is left out.
 
 Losses: transformers averages the two directions, as we do, each smoothed by .1; the paper and the released training code sum them
-(`contrast.weight=2`, as `align:paper` has it). Running statistics: `batch_norm_momentum` .99 there, read as torch reads it, takes 99 %
-from the newest batch; the network's own code means 1 %, and so do we. It matters in training alone. Evaluation crops 289 of 346
-pixels there; here the picture is resized to 288, a whole number of cells.
+(`contrast.weight=2`, as `align:paper` has it). Running statistics: `batch_norm_momentum` .99 there, read as torch reads it, takes
+99 % from the newest batch; the network's own code means 1 %, and so do we. It matters in training alone. Evaluation crops 289 of
+346 pixels there; here the picture is resized to 288, a whole number of cells.
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from diptych.checkpoint import read_weights, write_file, write_json
 from diptych.config import UserError
-from diptych.weights.folder import fresh, read_json, read_state, torch_load, write_run
+from diptych.weights.folder import fresh, read_any, read_json, write_run
 from diptych.weights.rename import Report, State, Table, layers_in
-
 
 
 def body(theirs: str) -> list[tuple[str, str]]:
@@ -105,7 +104,7 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
 
 
 def in_names_of_today(state: State, under: str) -> dict[str, Tensor]:
-    """A file of any age that holds a BERT `under` a name, and its heads; a decoder that is the word embeddings again is left out."""
+    """A file of any age with a BERT `under` a name; a decoder that is the word embeddings again is left out."""
     theirs = {
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
         for name, tensor in state.items()
@@ -121,7 +120,7 @@ def in_names_of_today(state: State, under: str) -> dict[str, Tensor]:
 
 
 def parts(ours: State, config: dict[str, Any]) -> dict[str, Any]:
-    """Our configuration of embedding, layers and masked-word head, as plain data: what the tensors show, and what has to be told."""
+    """Our configuration of embedding, layers and masked-word head: what the tensors show, and what has to be told."""
     width, eps = ours["text.word.weight"].shape[1], config.get("layer_norm_eps", 1e-12)
     dropout = config.get("hidden_dropout_prob", 0.1)
     if (act := config.get("hidden_act", "gelu")) != "gelu":
@@ -160,11 +159,8 @@ def _without_absent_heads(report: Report, system: dict[str, Any]) -> Report:
 
 
 def _import(source: Path, dest: Path, config: dict[str, Any]) -> Report:
-    if source.is_dir():
-        state = read_state(source)
-    else:
-        state = read_weights(source) if source.suffix == ".safetensors" else torch_load(source)
-    names = {name.removeprefix("bert.") for name in state} if isinstance(state, dict) else set()
+    state, _ = read_any(source)
+    names = {name.removeprefix("bert.") for name in state}
     for wanted, what in (("embeddings.word_embeddings.weight", "word embeddings"), ("pooler.dense.weight", "pooler")):
         if wanted not in names:
             raise UserError(f"{source}: no BERT that we can use, there is no {what} under a known name ({wanted})")

@@ -25,7 +25,14 @@ def configuration(size: str = "b0", layers: int = 3):
     from transformers import AlignConfig
 
     wide, deep = MULTIPLY[size]
-    text = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": layers, "num_attention_heads": 4}
+    text = {
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_size": WIDTH,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+    }
     text |= {"vocab_size": Words.vocab_size, "max_position_embeddings": 32}
     vision = {"width_coefficient": wide, "depth_coefficient": deep, "drop_connect_rate": 0.0}
     width = int(320 * wide + 4) // 8 * 8
@@ -181,7 +188,10 @@ def test_what_is_missing_or_of_no_size_is_told(tmp_path, theirs):
     _, _, report = weights.from_hugging_face(state, config)
     assert report.missing == ["vision_model.encoder.blocks.3.depthwise_conv.depthwise_norm.running_var"]
     assert report.unexpected == ["vision_model.strange"]
-    for key, value, said in (("depthwise_padding", [3], r"depthwise_padding=\[3\]"), ("width_coefficient", 1.7, "1.7 times as wide")):
+    for key, value, said in (
+        ("depthwise_padding", [3], r"depthwise_padding=\[3\]"),
+        ("width_coefficient", 1.7, "1.7 times as wide"),
+    ):
         with pytest.raises(UserError, match=said):
             weights.from_hugging_face(state, {**config, "vision_config": {**config["vision_config"], key: value}})
     (tmp_path / "config.json").write_text('{"model_type": "align", "vision_config": {}, "text_config": {}}')
