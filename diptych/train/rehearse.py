@@ -106,7 +106,7 @@ class _Shapes(TorchDispatchMode):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if func is aten.nonzero.default:
             return torch.ones(args[0].shape).nonzero()
-        if func is torch.ops.torchvision.nms.default:
+        if func.name() == "torchvision::nms":
             return torch.arange(len(args[0]))
         if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_):
             args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
