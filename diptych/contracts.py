@@ -350,7 +350,7 @@ class ParamGroup(NamedTuple):
     name: str
     lr_factor: float = 1.0
     weight_decay: bool | float = True  # True: `train.weight_decay`; a number: that one
-    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
 
 
 def by_decay(params: Iterable[nn.Parameter], of: str = "", lr_factor: float = 1.0) -> list[ParamGroup]:

@@ -257,8 +257,34 @@ def list_(
 
 
 @app.command()
+def plan(
+    name: Annotated[str, typer.Argument(metavar="SYSTEM[:PRESET]", help="For example vilt:paper.")],
+    gpus: Annotated[int, typer.Option("--gpus", min=1, metavar="N", help="Devices that share each batch.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="v100, a100, l40s, h100, h200, b200, mi300x; or cpu, measured.")] = "h100",
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", help="The share of the peak that you expect; 0.35 is a guess.")
+    ] = 0.35,
+    file: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run will cost before it is started: parameters, FLOPs, memory, hours."""
+    from diptych import find
+
+    found = find.system(name)
+    recipe = resolved(found.recipe, file, settings)
+    with work(as_json) as say:
+        from diptych import plan as planning
+
+        planned = planning.plan(recipe, found.cls, gpus, device, utilisation)
+        say({"system": found.name, "preset": found.preset, **planned}, *planning.lines(planned))
+
+
+@app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Whose weights: bert, resnet, soho, vilt.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="Whose weights: align, bert, detr, oscar, resnet, soho, uniter, vilt.")
+    ],
     source: Annotated[Path, typer.Argument(metavar="SOURCE")],
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
     as_json: AsJson = False,

@@ -7,6 +7,9 @@ torchvision does not name. With `top` the 1 x 1 convolution follows that quadrup
 port in transformers is without it. Names are torchvision's (`image.trunk.*`). Batch normalisation is ours (nn/batch_norm.py), with
 the published 1e-3 and .99. Whole blocks are dropped by chance during training, the later the likelier, up to `drop`.
 
+A kernel that moves two pixels at a time needs an odd number of zeros around an even side. torchvision puts one too many at the
+start, TensorFlow at the end; all published ALIGNs have it at the end (`padding="late"`), which shifts each such map by a pixel.
+
 Padding is zero before the network, not in between, as in image/resnet.py: resize to one size, or to a multiple of 32 pixels.
 """
 
@@ -56,6 +59,7 @@ class EfficientNet(nn.Module):
         size: Size = "b7"
         top: bool = False
         drop: float = Field(default=0.2, ge=0, lt=1)
+        padding: Literal["even", "late"] = "even"
         mean: Channels = (0.5, 0.5, 0.5)
         std: Channels = (0.5, 0.5, 0.5)
 
@@ -72,6 +76,11 @@ class EfficientNet(nn.Module):
         norm = partial(BatchNorm, eps=1e-3, momentum=0.01)
         network = efficientnet.EfficientNet(stages, dropout=0.0, stochastic_depth_prob=config.drop, norm_layer=norm)
         self.trunk: nn.Module = network.features if config.top else network.features[:-1]
+        if config.padding == "late":
+            for parent in [*self.trunk.modules()]:
+                for name, part in parent.named_children():
+                    if isinstance(part, nn.Conv2d) and part.stride == (2, 2):
+                        setattr(parent, name, _Late(part))
         channels = stages[-1].out_channels * (4 if config.top else 1)
         if width != channels:
             raise UserError(
@@ -85,3 +94,15 @@ class EfficientNet(nn.Module):
         rows, cols = x_ICHW.shape[-2:]
         box_IV4, mask_IV = cells(images.size_I2, rows, cols, CELL)
         return Visual(x_ICHW.flatten(2).mT, mask_IV, box_IV4)
+
+
+class _Late(nn.Module):
+    """A convolution of stride 2 with the weight of another, its zeros at the end of an even side."""
+
+    def __init__(self, like: nn.Conv2d):
+        super().__init__()
+        self.groups, self.weight = like.groups, like.weight
+
+    def forward(self, x_ICHW: Tensor) -> Tensor:
+        after = self.weight.shape[-1] // 2
+        return F.conv2d(F.pad(x_ICHW, (after - 1, after, after - 1, after)), self.weight, stride=2, groups=self.groups)

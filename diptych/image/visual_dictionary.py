@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from diptych import config, dist
 from diptych.contracts import IGNORE
+from diptych.nn.exact import exact
 
 EPS = 1e-5
 FORGOTTEN = 0.01  # a word is, when its moving count falls below this share of the mean one
@@ -71,7 +72,7 @@ class VisualDictionary(nn.Module):
         self._has_warned = False
 
     def forward(self, cell_IVD: Tensor, mask_IV: Tensor) -> Spelled:
-        with torch.autocast(cell_IVD.device.type, enabled=False):  # distances of bf16 cells tie, and sums lose their small parts
+        with exact(cell_IVD):  # distances of bf16 cells tie, and sums lose their small parts
             real_PD = cell_IVD[mask_IV].float()
             away_PK = torch.cdist(real_PD.detach(), self.word_KD, compute_mode="use_mm_for_euclid_dist")
             distance_P, index_P = away_PK.min(1)

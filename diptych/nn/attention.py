@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.config import UserError
+from diptych.nn.exact import exact
 from diptych.nn.packing import Benches, Some
 
 
@@ -58,7 +59,7 @@ def probabilities(q_BHTC: Tensor, k_BHSC: Tensor, mask: Tensor | None) -> Tensor
         bias = bias.expand(batch, heads, -1, -1).flatten(0, 1)
     score = torch.baddbmm(bias, q_BHTC.flatten(0, 1), k_BHSC.flatten(0, 1).mT, alpha=1 / math.sqrt(width))
     # autocast would give fp32 for bf16: sums are fp32 inside either way, and the large tensors would be converted to and fro
-    with torch.autocast(score.device.type, enabled=False):
+    with exact(score):
         return score.softmax(-1).unflatten(0, (batch, heads))
 
 

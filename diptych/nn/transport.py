@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.nn.exact import exact
+
 _FAR = 1e4  # added to the denominators of padding: its scale becomes 1e-4 of nothing, never a division by 0
 
 
@@ -29,7 +31,7 @@ class Transport(NamedTuple):
 
 def cosine_cost(text_BTD: Tensor, visual_BVD: Tensor) -> Tensor:
     """[B, T, V] in [0, 2], fp32."""
-    with torch.autocast(text_BTD.device.type, enabled=False):
+    with exact(text_BTD):
         return 1 - F.normalize(text_BTD.float(), dim=-1, eps=1e-5) @ F.normalize(visual_BVD.float(), dim=-1, eps=1e-5).mT
 
 
@@ -43,7 +45,7 @@ def ipot(cost_BTV: Tensor, text_mask_BT: Tensor, visual_mask_BV: Tensor, beta: f
     visual_B11 = visual_mask_BV.sum(1).clamp(min=1).float()[:, None, None]
     text_far_BT1 = ~text_mask_BT[:, :, None] * _FAR
     visual_far_BV1 = ~visual_mask_BV[:, :, None] * _FAR
-    with torch.autocast(cost_BTV.device.type, enabled=False):
+    with exact(cost_BTV):
         kernel_BTV = torch.exp(-cost_BTV.float() / beta) * both_BTV
         plan_BTV = both_BTV.float()
         sigma_BT1 = text_mask_BT[:, :, None] / text_B11

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from diptych import config
 from diptych.contracts import IGNORE, Batch, Fused, LossTerm
 from diptych.draw import Draw
+from diptych.nn.exact import exact
 from diptych.objectives import example_rows
 
 
@@ -64,7 +65,7 @@ class MVM(nn.Module):
         """`word_BV` from `hide`; `dictionary_KD`: the words."""
         is_hidden_BV = word_BV != IGNORE
         state_PD = F.normalize(fused.image_BVD[is_hidden_BV].float(), dim=-1)
-        with torch.autocast(state_PD.device.type, enabled=False):
+        with exact(state_PD):
             logits_PK = state_PD @ F.normalize(dictionary_KD, dim=-1).T / self.config.temperature
         word_P = word_BV[is_hidden_BV]
         share_P = (1 / is_hidden_BV.sum(1, keepdim=True)).expand_as(word_BV)[is_hidden_BV]  # of a cell in its row's mean

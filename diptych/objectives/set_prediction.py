@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from diptych import config
 from diptych.contracts import IGNORE, Batch, Box, LossTerm, Reader, Visual
 from diptych.nn.box import giou, iou, to_cxcywh, to_xyxy
+from diptych.nn.exact import exact
 from diptych.objectives import example_rows, naming
 from diptych.objectives.naming import Naming
 
@@ -160,7 +161,7 @@ class SetPrediction(nn.Module):
         of_LIQR = class_IR.clamp(min=0)[None, :, None].expand(*class_LIQK.shape[:3], -1)
         cost_LIQR = -class_LIQK.softmax(-1).gather(-1, of_LIQR)
         if attribute_LIQK is not None:
-            with torch.autocast(share_IRK.device.type, enabled=False):  # which of two is cheaper is not for eight bits to say
+            with exact(share_IRK):  # which of two is cheaper is not for eight bits to say
                 cost_LIQR = cost_LIQR - self.config.attribute_weight * attribute_LIQK.softmax(-1)[..., :-1] @ share_IRK.mT
         far_LIQR = (box_LIQ4[..., None, :] - to_cxcywh(true_IR4)[:, None]).abs().sum(-1)
         return cost_LIQR + self.config.box_weight * far_LIQR - self.config.giou_weight * giou(to_xyxy(box_LIQ4), true_IR4)

@@ -11,7 +11,7 @@ No text and no label is read. What is kept is the encoder (`image.`), for system
 
     difference from the paper's code             here
     the loss is a sum over both directions       their mean, as the paper writes it (contrast.weight=2 gives the code's)
-    LARS                                         SGD with momentum in `paper`; AdamW in the small presets
+    LARS                                         the same in `paper` (train/lars.py); AdamW in the small presets
     SyncBN                                       the same: statistics over all ranks
     colours jitter in TensorFlow, then blur      Pillow's operations, in the order of data/views.py
     batch of 4096 on TPU cores                   over ranks; with train.accumulate negatives are those of one micro-step
@@ -44,7 +44,7 @@ class SimCLR(System):
         views: Views = Views()
         projection: Projection.Config = Projection.Config()
         contrast: Contrast.Config = Contrast.Config(within=True)
-        optimizer: Literal["adamw", "sgd"] = "adamw"
+        optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()
@@ -108,9 +108,9 @@ def small() -> Recipe:
 
 
 def paper() -> Recipe:
-    """ResNet-50 on ImageNet, 1000 epochs of batch 4096; published with LARS at the same rate, 0.3 x batch / 256."""
+    """ResNet-50 on ImageNet, 1000 epochs of batch 4096, at a rate of 0.3 x batch / 256."""
     return Recipe(
-        system=SimCLR.Config(width=2048, image=ResNet.Config(), optimizer="sgd"),
+        system=SimCLR.Config(width=2048, image=ResNet.Config(), optimizer="lars"),
         data=DataConfig(image=ImageConfig(short=256, long=512, multiple=1), workers=8),
         train=TrainConfig(
             steps=312_800, batch_size=4096, lr=4.8, warmup=0.01, schedule="cosine", weight_decay=1e-6, betas=(0.9, 0.98), clip=None

@@ -27,6 +27,7 @@ from diptych.config import Recipe, UserError
 from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Reader, System, Task, Tokenizer
 from diptych.nn import batch_norm
 from diptych.nn.batch_norm import BatchNorm
+from diptych.nn.exact import exact
 
 
 class Probe(Task):
@@ -149,7 +150,7 @@ class Probe(Task):
             return vote_BK
         bank_KD, label_K = self.bank_KD[is_filled_K], self.bank_label_K[is_filled_K]
         mean_D = bank_KD.mean(0)
-        with torch.autocast(x_BD.device.type, enabled=False):  # in bf16 the nearest of many near ones are not told apart
+        with exact(x_BD):  # in bf16 the nearest of many near ones are not told apart
             cosine_BK = F.normalize(x_BD - mean_D, dim=1) @ F.normalize(bank_KD - mean_D, dim=1).T
         near_BN, place_BN = cosine_BK.topk(min(self.config.neighbours, len(bank_KD)), 1)
         return vote_BK.scatter_add_(1, label_K[place_BN], ((near_BN - 1) / self.config.temperature).exp())

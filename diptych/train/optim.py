@@ -17,6 +17,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from diptych.config import TrainConfig, UserError, nearest
 from diptych.contracts import ParamGroup, Trainable
 from diptych.train.lamb import LAMB
+from diptych.train.lars import LARS
 
 
 def schedule(train: TrainConfig, step: int) -> float:
@@ -135,12 +136,14 @@ def _optimizer(kind: str, groups: Sequence[ParamGroup], train: TrainConfig) -> O
             "name": g.name,
             "lr_factor": g.lr_factor,
             "weight_decay": train.weight_decay if g.weight_decay is True else float(g.weight_decay),
-            **({"is_scaled": g.weight_decay is not False} if kind == "lamb" else {}),
+            **({"is_scaled": g.weight_decay is not False} if kind in ("lamb", "lars") else {}),
         }
         for g in groups
     ]
     if kind == "sgd":
         return SGD(described, lr=train.lr, momentum=train.betas[0])
+    if kind == "lars":
+        return LARS(described, lr=train.lr, momentum=train.betas[0])
     if kind == "lamb":
         return LAMB(described, lr=train.lr, betas=train.betas, eps=train.eps)
     # the fused kernel is 5.7 times faster than the loop on a CPU and exact; it exists for CPU, CUDA and MPS

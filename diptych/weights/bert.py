@@ -20,28 +20,39 @@ from torch import Tensor
 
 from diptych.checkpoint import read_weights, write_file, write_json
 from diptych.config import UserError
-from diptych.weights.folder import read_json, read_state, torch_load, write_run
+from diptych.weights.folder import fresh, read_any, read_json, write_run
 from diptych.weights.rename import Report, State, Table, layers_in
 
-_LAYER, _THEIRS = "fusion.encoder.layers.{i}", "bert.encoder.layer.{i}"
+
+def body(theirs: str) -> list[tuple[str, str]]:
+    """Embedding and layers of a BERT inside whatever model has it under `theirs`."""
+    layer, their_layer = "fusion.encoder.layers.{i}", f"{theirs}.encoder.layer.{{i}}"
+    return [
+        ("text.word.weight", f"{theirs}.embeddings.word_embeddings.weight"),
+        ("text.position.weight", f"{theirs}.embeddings.position_embeddings.weight"),
+        ("text.segment.weight", f"{theirs}.embeddings.token_type_embeddings.weight"),
+        ("text.norm.*", f"{theirs}.embeddings.LayerNorm.*"),
+        (f"{layer}.attention.qkv.*", f"{their_layer}.attention.self.{{query,key,value}}.*"),
+        (f"{layer}.attention.out.*", f"{their_layer}.attention.output.dense.*"),
+        (f"{layer}.attention_norm.*", f"{their_layer}.attention.output.LayerNorm.*"),
+        (f"{layer}.ffn.up.*", f"{their_layer}.intermediate.dense.*"),
+        (f"{layer}.ffn.down.*", f"{their_layer}.output.dense.*"),
+        (f"{layer}.ffn_norm.*", f"{their_layer}.output.LayerNorm.*"),
+    ]
+
+
+MASKED_WORDS = [
+    ("mlm.head.dense.*", "cls.predictions.transform.dense.*"),
+    ("mlm.head.norm.*", "cls.predictions.transform.LayerNorm.*"),
+    ("mlm.head.decoder.weight", "cls.predictions.decoder.weight"),
+    ("mlm.head.bias", "cls.predictions.bias"),
+]
 
 HUGGING_FACE = Table(
     [
-        ("text.word.weight", "bert.embeddings.word_embeddings.weight"),
-        ("text.position.weight", "bert.embeddings.position_embeddings.weight"),
-        ("text.segment.weight", "bert.embeddings.token_type_embeddings.weight"),
-        ("text.norm.*", "bert.embeddings.LayerNorm.*"),
-        (f"{_LAYER}.attention.qkv.*", f"{_THEIRS}.attention.self.{{query,key,value}}.*"),
-        (f"{_LAYER}.attention.out.*", f"{_THEIRS}.attention.output.dense.*"),
-        (f"{_LAYER}.attention_norm.*", f"{_THEIRS}.attention.output.LayerNorm.*"),
-        (f"{_LAYER}.ffn.up.*", f"{_THEIRS}.intermediate.dense.*"),
-        (f"{_LAYER}.ffn.down.*", f"{_THEIRS}.output.dense.*"),
-        (f"{_LAYER}.ffn_norm.*", f"{_THEIRS}.output.LayerNorm.*"),
+        *body("bert"),
         ("fusion.pooler.dense.*", "bert.pooler.dense.*"),
-        ("mlm.head.dense.*", "cls.predictions.transform.dense.*"),
-        ("mlm.head.norm.*", "cls.predictions.transform.LayerNorm.*"),
-        ("mlm.head.decoder.weight", "cls.predictions.decoder.weight"),
-        ("mlm.head.bias", "cls.predictions.bias"),
+        *MASKED_WORDS,
         ("nsp.head.*", "cls.seq_relationship.*"),
     ]
 )
@@ -49,9 +60,9 @@ HUGGING_FACE = Table(
 
 def from_hugging_face(state: State, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor], Report]:
     """(our system's configuration, our weights, report) from a state dict and the content of its config.json, or {}."""
-    theirs = _in_names_of_today(state)
+    theirs = in_names_of_today({n if n.startswith(("bert.", "cls.")) else f"bert.{n}": t for n, t in state.items()}, "bert")
     ours, report = HUGGING_FACE.to_ours(theirs, layers_in(theirs, "bert.encoder.layer.{i}."))
-    system = _system(ours, config)
+    system = {"kind": "bert", **parts(ours, config), "nsp": {} if "nsp.head.weight" in ours else None}
     return system, ours, _without_absent_heads(report, system)
 
 
@@ -81,8 +92,7 @@ def to_hugging_face(system: dict[str, Any], state: State) -> tuple[dict[str, Any
 
 def convert(source: Path, dest: Path) -> dict[str, Any]:
     """Published weights to one of our run directories, or one of ours to Hugging Face's layout, whichever `source` is not."""
-    if (dest / "config.json").exists():
-        raise UserError(f"{dest} already holds a model; give another directory")
+    fresh(dest)
     config = read_json(source / "config.json") if source.is_dir() else {}
     if "recipe" in config:
         report = _export(source, dest, config["recipe"])
@@ -93,29 +103,29 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
     return {"source": str(source), "dest": str(dest), **report.to_dict()}
 
 
-def _in_names_of_today(state: State) -> dict[str, Tensor]:
-    theirs = {}
-    for name, tensor in state.items():
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        theirs[name if name.startswith(("bert.", "cls.")) else f"bert.{name}"] = tensor
-    theirs.pop("bert.embeddings.position_ids", None)  # a buffer of older files: 0, 1, 2 ...
+def in_names_of_today(state: State, under: str) -> dict[str, Tensor]:
+    """A file of any age with a BERT `under` a name; a decoder that is the word embeddings again is left out."""
+    theirs = {
+        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
+        for name, tensor in state.items()
+    }
+    theirs.pop(f"{under}.embeddings.position_ids", None)  # a buffer of older files: 0, 1, 2 ...
     bias = theirs.pop("cls.predictions.decoder.bias", None)
     if bias is not None:
         theirs.setdefault("cls.predictions.bias", bias)
-    decoder, word = (theirs.get(f"{name}.weight") for name in ("cls.predictions.decoder", "bert.embeddings.word_embeddings"))
+    decoder, word = (theirs.get(f"{name}.weight") for name in ("cls.predictions.decoder", f"{under}.embeddings.word_embeddings"))
     if decoder is not None and word is not None and torch.equal(decoder, word):
         del theirs["cls.predictions.decoder.weight"]
     return theirs
 
 
-def _system(ours: State, config: dict[str, Any]) -> dict[str, Any]:
-    """Our configuration, as plain data: what the tensors show, and what has to be told."""
+def parts(ours: State, config: dict[str, Any]) -> dict[str, Any]:
+    """Our configuration of embedding, layers and masked-word head: what the tensors show, and what has to be told."""
     width, eps = ours["text.word.weight"].shape[1], config.get("layer_norm_eps", 1e-12)
     dropout = config.get("hidden_dropout_prob", 0.1)
     if (act := config.get("hidden_act", "gelu")) != "gelu":
         raise UserError(f"a BERT with hidden_act '{act}': ours has the exact GELU of the published ones")
     return {
-        "kind": "bert",
         "width": width,
         "text": {
             "kind": "embedding",
@@ -136,7 +146,6 @@ def _system(ours: State, config: dict[str, Any]) -> dict[str, Any]:
         "mlm": {"unit": "token", "eps": eps, "tied": "mlm.head.decoder.weight" not in ours}
         if "mlm.head.dense.weight" in ours
         else None,
-        "nsp": {} if "nsp.head.weight" in ours else None,
     }
 
 
@@ -150,11 +159,8 @@ def _without_absent_heads(report: Report, system: dict[str, Any]) -> Report:
 
 
 def _import(source: Path, dest: Path, config: dict[str, Any]) -> Report:
-    if source.is_dir():
-        state = read_state(source)
-    else:
-        state = read_weights(source) if source.suffix == ".safetensors" else torch_load(source)
-    names = {name.removeprefix("bert.") for name in state} if isinstance(state, dict) else set()
+    state, _ = read_any(source)
+    names = {name.removeprefix("bert.") for name in state}
     for wanted, what in (("embeddings.word_embeddings.weight", "word embeddings"), ("pooler.dense.weight", "pooler")):
         if wanted not in names:
             raise UserError(f"{source}: no BERT that we can use, there is no {what} under a known name ({wanted})")

@@ -9,12 +9,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 import diptych
 from diptych.checkpoint import read_weights, write_file, write_json
 from diptych.config import UserError
 from diptych.text import tokenizer
 from diptych.weights.rename import State
+
+
+def fresh(dest: Path) -> None:
+    """Nothing is written over a model."""
+    if (dest / "config.json").exists() or (dest / "model.safetensors").exists():
+        raise UserError(f"{dest} already holds a model; give another directory")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,6 +38,22 @@ def read_state(folder: Path) -> State:
     if (folder / "model.safetensors").is_file():
         return read_weights(folder / "model.safetensors")
     return torch_load(folder / "pytorch_model.bin")
+
+
+def read_any(source: Path) -> tuple[State, dict[str, Any]]:
+    """(tensors, content of config.json or {}) of a folder in Hugging Face's layout or of a file alone, whatever wrote it."""
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    if source.is_dir():
+        config = read_json(source / "config.json") if (source / "config.json").is_file() else {}
+        return read_state(source), config
+    held = read_weights(source) if source.suffix == ".safetensors" and source.is_file() else torch_load(source)
+    held = (
+        next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), dict)), held)
+        if isinstance(held, dict)
+        else {}
+    )
+    return {name.removeprefix("module."): t for name, t in held.items() if isinstance(t, Tensor)}, {}
 
 
 def torch_load(path: Path) -> Any:

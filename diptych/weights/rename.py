@@ -58,7 +58,7 @@ class Table:
             absent = [name for name in pair.theirs if name not in state]
             report.missing += absent
             if not absent:
-                tensor = torch.cat([state[name] for name in pair.theirs])
+                tensor = torch.cat([state[name] for name in pair.theirs]) if pair.theirs[1:] else state[pair.theirs[0]]
                 found[pair.ours] = tensor.reshape(tensor.shape[pair.units :])
                 used.update(pair.theirs)
         report.unexpected = sorted(state.keys() - used)
@@ -71,7 +71,8 @@ class Table:
                 report.missing.append(pair.ours)
                 continue
             tensor = state[pair.ours]
-            pieces = tensor.reshape((1,) * pair.units + tensor.shape).chunk(len(pair.theirs))
+            tensor = tensor.reshape((1,) * pair.units + tensor.shape)
+            pieces = tensor.chunk(len(pair.theirs)) if pair.theirs[1:] else (tensor,)
             found.update(zip(pair.theirs, (piece.contiguous() for piece in pieces), strict=True))
             used.add(pair.ours)
         report.unexpected = sorted(state.keys() - used)

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from diptych.checkpoint import write_file
 from diptych.config import UserError
-from diptych.weights.folder import torch_load
+from diptych.weights.folder import fresh, torch_load
 
 
 def convert(source: Path, dest: Path) -> dict[str, Any]:
     """A file of torchvision's to a directory that `--init image=` reads."""
-    if (dest / "model.safetensors").exists():
-        raise UserError(f"{dest} already holds a model; give another directory")
+    fresh(dest)
     if not source.is_file():
         raise UserError(f"{source} is no file; torchvision's weights are one, resnet101-cd907fc2.pth")
     state = torch_load(source)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from diptych.config import UserError
-from diptych.weights.folder import torch_load, write_run
+from diptych.weights.bert import body
+from diptych.weights.folder import fresh, torch_load, write_run
 from diptych.weights.rename import Report, State, Table, layers_in
 
-_BERT, _LAYER, _THEIRS = "language.bert.embeddings", "fusion.encoder.layers.{i}", "language.bert.encoder.layer.{i}"
+_BERT = "language.bert.embeddings"
 
 AUTHORS = Table(
     [
@@ -38,16 +39,7 @@ AUTHORS = Table(
         ("neck.gate_norm.running_var_C", "neck.gate_fc.bn.running_var"),
         ("neck.norm.*", "neck.ln.*"),
         ("mvm.hidden_D", "neck.mask_emb.weight 1"),
-        ("text.word.weight", f"{_BERT}.word_embeddings.weight"),
-        ("text.position.weight", f"{_BERT}.position_embeddings.weight"),
-        ("text.segment.weight", f"{_BERT}.token_type_embeddings.weight"),
-        ("text.norm.*", f"{_BERT}.LayerNorm.*"),
-        (f"{_LAYER}.attention.qkv.*", f"{_THEIRS}.attention.self.{{query,key,value}}.*"),
-        (f"{_LAYER}.attention.out.*", f"{_THEIRS}.attention.output.dense.*"),
-        (f"{_LAYER}.attention_norm.*", f"{_THEIRS}.attention.output.LayerNorm.*"),
-        (f"{_LAYER}.ffn.up.*", f"{_THEIRS}.intermediate.dense.*"),
-        (f"{_LAYER}.ffn.down.*", f"{_THEIRS}.output.dense.*"),
-        (f"{_LAYER}.ffn_norm.*", f"{_THEIRS}.output.LayerNorm.*"),
+        *body("language.bert"),
         ("itm.head.weight", "head.match_class.weight"),
     ]
 )
@@ -84,8 +76,7 @@ def from_authors(state: State) -> tuple[dict[str, Any], dict[str, Tensor], Repor
 
 def convert(source: Path, dest: Path) -> dict[str, Any]:
     """The authors' file to one of our run directories."""
-    if (dest / "config.json").exists():
-        raise UserError(f"{dest} already holds a model; give another directory")
+    fresh(dest)
     if not source.is_file():
         raise UserError(f"{source} is no file; SOHO's weights are one, soho_res18_fp16_40-9441cdd3.pth")
     held = torch_load(source)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diptych.checkpoint import read_weights, write_file, write_json
 from diptych.config import UserError
-from diptych.weights.folder import read_json, read_state, torch_load, write_run
+from diptych.weights.folder import fresh, read_json, read_state, torch_load, write_run
 from diptych.weights.rename import Report, State, Table, layers_in
 
 _TEXT, _LAYER = "vilt.embeddings.text_embeddings", "fusion.encoder.layers.{i}"
@@ -138,8 +138,7 @@ def to_hugging_face(system: dict[str, Any], state: State) -> tuple[dict[str, Any
 
 def convert(source: Path, dest: Path) -> dict[str, Any]:
     """Published weights to one of our run directories, or one of ours to Hugging Face's layout, whichever `source` is not."""
-    if (dest / "config.json").exists():
-        raise UserError(f"{dest} already holds a model; give another directory")
+    fresh(dest)
     config = read_json(source / "config.json") if source.is_dir() else {}
     if "recipe" in config:
         report = _export(source, dest, config["recipe"])
