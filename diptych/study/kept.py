@@ -97,13 +97,19 @@ def shown(items: Sequence[Item], most: int = SHOWN) -> dict[str, dict[str, Any]]
     return {
         str(item["key"]): {
             "type": str(item.get("type") or ""),
-            "question": str(next((item[name] for name in ("question", "phrase", "query") if item.get(name)), "")),
+            "question": next((text for name in ("question", "phrase", "query") if (text := _told(item, name))), ""),
             "said": said(item),
             "score": round(float(item["score"]), 5),
-            **({"box": item["box"], "true_box": item["truth"]} if "box" in item else {"truth": str(item.get("truth", ""))}),
+            **({"box": item["box"], "true_box": item["truth"]} if "box" in item else {"truth": _told(item, "truth")}),
         }
         for item in chosen
     }
+
+
+def _told(item: Item, name: str) -> str:
+    """A text of an item; where a picture is asked for, or asked about, that is its key, which says nothing to a reader."""
+    text = str(item.get(name, ""))
+    return "" if text == str(item["key"]).partition("#")[0] else text
 
 
 def said(item: Item) -> str:
