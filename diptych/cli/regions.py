@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import suppress
 from enum import StrEnum
@@ -76,6 +77,7 @@ def regions_train(
             sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
         result = run.pretrain(recipe, found.cls, sources, out, resume=resume.value, about=about, announce=show)
         scores, said = {}, []
+        of_data = "".join(f" --data {shlex.quote(spec)}" for spec in data or [])
         if speaks():
             model = load(out)
             try:
@@ -84,7 +86,12 @@ def regions_train(
                     said += lines(f"{source.name}, val", scores[source.name])
             except UserError as error:
                 print(f"no score on val at the end: {error}", file=sys.stderr)
-        say({**result, "val": scores}, *said, *finished(out), f"next: diptych regions extract --from {out} --out runs/regions")
+        say(
+            {**result, "val": scores},
+            *said,
+            *finished(out),
+            f"next: diptych regions extract --from {out}{of_data} --out runs/regions",
+        )
 
 
 @app.command("score")
@@ -200,8 +207,6 @@ def regions_verify(
 
 def commands_for(specs: list[str]) -> str:
     """What to type for a store of data sets. A detector learns from boxes: from the scenes', where these have none."""
-    import shlex
-
     from diptych import find
 
     unknown = {spec: [] for spec in specs if str(find.parse_spec(spec).path) in find.EMBEDDED}  # not composed only to be looked at
@@ -240,11 +245,11 @@ def _pictures(spec: str, split: str, limit: int | None) -> list[Mixed]:
 
 
 def _has_val(spec: str) -> bool:
-    from diptych.data.files import NoSplit
+    from diptych.config import UserError
 
     try:
         return bool(_pictures(spec, "val", _LOOK))
-    except NoSplit:
+    except UserError:
         return False
 
 
