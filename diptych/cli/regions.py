@@ -77,7 +77,7 @@ def regions_train(
             sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
         result = run.pretrain(recipe, found.cls, sources, out, resume=resume.value, about=about, announce=show)
         scores, said = {}, []
-        of_data = "".join(f" --data {shlex.quote(spec)}" for spec in data or [])
+        extracting = shlex.join(["--from", str(out), *(word for spec in data or [] for word in ("--data", spec))])
         if speaks():
             model = load(out)
             try:
@@ -90,7 +90,7 @@ def regions_train(
             {**result, "val": scores},
             *said,
             *finished(out),
-            f"next: diptych regions extract --from {out}{of_data} --out runs/regions",
+            f"next: diptych regions extract {extracting} --out runs/regions",
         )
 
 

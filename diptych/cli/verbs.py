@@ -381,6 +381,8 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
         return []
     asked = {None: "samples", "retrieval": "queries"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]
+    if not result["n"]:
+        lines[0] += " with a public answer, so there is no score; --predictions FILE has what the run answers"
     for metric, value in result["metrics"].items():
         low_high = result["ci95"].get(metric)
         lines.append(
