@@ -38,13 +38,13 @@ class UserError(Exception):
 def nearest(name: str, valid: Iterable[str], under: str = "") -> str:
     """ "; did you mean 'x'?" or, when nothing is near, the valid names. `under` is what stands before each of them.
 
-    Two that are about as near are both named: `vitl` is `vit` with a letter too many or `vilt` with two letters swapped.
+    One of the same letters is as near as the nearest: `vitl` is `vit` with a letter too many, or `vilt` with two letters swapped.
     """
     valid = sorted(valid)
     begun = [one for one in valid if name and one.startswith(name)]  # "coco" is coco_captions, though concepts has its letters too
-    close = difflib.get_close_matches(name, begun or valid, n=2, cutoff=0.5) or begun[:1]
-    likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
-    meant = [f"'{under}{one}'" for one, alike in zip(close, likeness, strict=True) if likeness[0] - alike < 0.12]
+    close = difflib.get_close_matches(name, begun or valid, n=1, cutoff=0.5) or begun[:1]
+    swapped = [one for one in valid if sorted(one) == sorted(name)]
+    meant = [f"'{under}{one}'" for one in dict.fromkeys([*close, *swapped])]
     return f"; did you mean {' or '.join(meant)}?" if meant else f"; valid: {', '.join(valid) or 'none'}"
 
 

@@ -7,6 +7,7 @@ and tells matches, a fine-tuned task does what it was tuned for. Asking for more
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -282,6 +283,8 @@ class Model:
 
         Texts between bars ("a cat | a dog") are chosen from.
         """
+        texts = alternatives(text)
+        self._check_asked(text, texts)
         if "[MASK]" in text:
             verb, guesses = "fill", self.fill(image, text, top)[0]
         elif isinstance(self.task, Answers):
@@ -290,7 +293,7 @@ class Model:
             verb, guesses = "entails", self.entails(image, text)
         elif isinstance(self.task, Grounds):
             return self._pointed(image, text, top)
-        elif len(texts := [part.strip() for part in text.split("|") if part.strip()]) > 1:
+        elif len(texts) > 1:
             verb, guesses = "choose", self.choose(image, texts)[:top]
         else:
             (yes,) = self.match(image, text)
@@ -374,6 +377,18 @@ class Model:
         find.suits(name, self.about["system"])
         return kind(kind.Config(), self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
+    def _check_asked(self, text: str, texts: Sequence[str]) -> None:
+        """Refuse a text that would silently be taken for another."""
+        if not texts:
+            raise UserError(f"'{text}': an empty text asks nothing")
+        if odd := next((found for found in map(str.strip, _MASKS.findall(text)) if found != "[MASK]"), None):
+            raise UserError(f"'{text}': write a hidden word as [MASK], not {odd}")
+        for one in [text] if "[MASK]" in text or isinstance(self.task, Answers) else texts:
+            most, tokens = self.recipe.text.max_tokens, len(self.tokenizer.encode(one, sys.maxsize).ids)
+            if tokens > most:
+                shown = one if len(one) < 60 else f"{one[:57]}..."
+                raise UserError(f"'{shown}': {tokens} tokens, and this run reads {most} (text.max_tokens); ask in fewer words")
+
     @property
     def _has_towers(self) -> bool:
         return type(self.system).towers is not System.towers
@@ -433,6 +448,14 @@ def with_proposer(judged: Task) -> None:
 
 def _guesses(chances: Mapping[str, float]) -> list[Guess]:
     return sorted((Guess(*pair) for pair in chances.items()), key=lambda guess: -guess.probability)
+
+
+_MASKS = re.compile(r"\[\s*mask\b\s*\]?", re.IGNORECASE)  # whatever was meant to be [MASK]
+
+
+def alternatives(text: str) -> list[str]:
+    """The texts between bars."""
+    return [part.strip() for part in text.split("|") if part.strip()]
 
 
 def _stored(image: Picture) -> Path | bytes:

@@ -163,7 +163,7 @@ def _of_a_sample(
             total += share * np.array([cost.forward, cost.flops])
             most = max(most, cost.activations)
             about = _about(batch, size)
-        costs.append((*total, most))
+        costs.append((float(total[0]), float(total[1]), most))
     if len(sizes) == 1:
         forward, flops, activations = costs[0]
         return forward / few, flops / few, activations, about
@@ -270,7 +270,7 @@ def _machine(name: str, recipe: Recipe) -> tuple[Device, torch.dtype]:
     a = torch.randn(1024, 1024).to(precision)
     done, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < 0.5 or done < 2:
-        a @ a
+        torch.mm(a, a)
         done += 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
     return Device(

@@ -36,6 +36,11 @@ def test_every_listed_task_fine_tunes_any_recipe(name: str, spec: str):
     assert any(task.purpose in entry.purposes for entry in find.catalogue("data").values())
 
 
+def test_objectives_are_facts_of_systems():
+    assert not [name for name, entry in find.catalogue("objectives").items() if "objectives" in entry.facts()]
+    assert {"itm", "mlm"} <= set(find.catalogue("systems")["vilt"].objectives)
+
+
 @pytest.mark.parametrize("name", find.catalogue("data"))
 def test_every_listed_reader_refuses_what_is_not_its_own(name: str, tmp_path: Path):
     reader = find._reader_class(name)

@@ -90,6 +90,29 @@ def test_verbs_of_a_pretrained_system(place: Path):
         model.fill(picture(place), "a red dog")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a [mask] dog", r"'a \[mask\] dog': write a hidden word as \[MASK\], not \[mask\]$"),
+        ("a [MASK] dog, a [Mask ] cat", r"not \[Mask \]$"),
+        ("a [MASK dog", r"not \[MASK$"),
+        ("  ", "an empty text asks nothing"),
+        (" | ", "an empty text asks nothing"),
+        ("a dog | " + "red " * 50, r"'red red .*\.\.\.': 52 tokens, and this run reads 40 \(text.max_tokens\)"),
+        ("a dog " * 20 + "[MASK]", "43 tokens, and this run reads 40"),
+    ],
+)
+def test_a_text_that_would_be_taken_for_another_is_refused(place: Path, text: str, said: str):
+    with pytest.raises(UserError, match=said):
+        diptych.load(place / "base").ask(picture(place), text)
+
+
+def test_brackets_and_length_within_bounds_are_no_mistake(place: Path):
+    model = diptych.load(place / "base")
+    assert model.ask(picture(place), "[masked] men | [a] " + "red " * 33).verb == "choose"
+    assert model.ask(picture(place), "a [MASK] dog | a cat").verb == "fill"
+
+
 def test_where_it_looked_covers_the_picture(place: Path):
     reply = diptych.load(place / "tuned").ask(picture(place), "is the dog left?")
     assert reply.verb == "answer"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +26,10 @@ from diptych.cli.work import (
     speaks,
     work,
 )
+
+if TYPE_CHECKING:
+    from diptych.contracts import Reader
+    from diptych.data.mixture import Source as Mixed
 
 app = typer.Typer(help="Region features: what a detector sees in pictures, stored.", no_args_is_help=True)
 
@@ -69,9 +75,9 @@ def regions_train(
         if balance:
             aliases = recipe.system.aliases
             sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
-        show(recipe)
-        result = run.pretrain(recipe, found.cls, sources, out, resume=resume.value, about=about)
+        result = run.pretrain(recipe, found.cls, sources, out, resume=resume.value, about=about, announce=show)
         scores, said = {}, []
+        extracting = shlex.join(["--from", str(out), *(word for spec in data or [] for word in ("--data", spec))])
         if speaks():
             model = load(out)
             try:
@@ -80,7 +86,12 @@ def regions_train(
                     said += lines(f"{source.name}, val", scores[source.name])
             except UserError as error:
                 print(f"no score on val at the end: {error}", file=sys.stderr)
-        say({**result, "val": scores}, *said, *finished(out), f"next: diptych regions extract --from {out} --out runs/regions")
+        say(
+            {**result, "val": scores},
+            *said,
+            *finished(out),
+            f"next: diptych regions extract {extracting} --out runs/regions",
+        )
 
 
 @app.command("score")
@@ -166,8 +177,13 @@ def regions_extract(
         model = load(source)
         weights = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
         made = {"from": model.about["system"], "weights": weights}
-        purposes = tuple(find.task_class(task).purpose for task in tasks or []) or "pretrain"
-        sources = [found for part in split or ["train"] for found in find.readers(data or ["scenes"], part, purposes, limit)]
+        purposes = tuple(find.task_class(task).purpose for task in tasks or [])
+        sources = [
+            found
+            for part in split or ["train"]
+            for spec in data or ["scenes"]
+            for found in (find.readers([spec], part, purposes, limit) if purposes else _pictures(spec, part, limit))
+        ]
 
         def tell(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
@@ -195,3 +211,58 @@ def regions_verify(
 
         found = verify(stores[0]) if len(stores) == 1 else compare(*stores)
         say(found, *(f"{key.replace('_', ' ')}: {value}" for key, value in found.items()))
+
+
+# ------------------------------------------------------------------------------------------------ of which pictures
+
+
+def commands_for(specs: list[str]) -> str:
+    """What to type for a store of data sets. A detector learns from boxes: from the scenes', where these have none."""
+    from diptych import find
+
+    unknown = {spec: [] for spec in specs if str(find.parse_spec(spec).path) in find.EMBEDDED}  # not composed only to be looked at
+    seen = unknown | {spec: _pictures(spec, "train", _LOOK) for spec in specs if spec not in unknown}
+    boxed = [spec for spec, found in seen.items() if spec in unknown or any(_has_boxes(source.reader) for source in found)]
+    splits = ["train"] + ["val"] * all(spec in unknown or _has_val(spec) for spec in specs)
+    own = specs != ["scenes"]
+    train = shlex.join(word for spec in boxed * own for word in ("--data", spec))
+    of = shlex.join(word for spec in specs * own for word in ("--data", spec))
+    extract = " ".join(["--from runs/detector", *([of] if own else []), *(f"--split {split}" for split in splits)])
+    lent = "" if boxed else f" (no boxes in {', '.join(specs)}: it learns to find the things of the embedded scenes)"
+    return (
+        f"To make one: `{' '.join(['diptych regions train', train]).strip()}`{lent},"
+        f" then `diptych regions extract {extract} --out runs/regions`; then give --regions runs/regions"
+    )
+
+
+_LOOK = 100  # samples looked at for boxes
+
+
+def _pictures(spec: str, split: str, limit: int | None) -> list[Mixed]:
+    """A data set as what it is pre-trained on, or else as whatever has its pictures: questions will do."""
+    from diptych import find
+    from diptych.config import UserError
+    from diptych.data.files import NoSplit
+
+    try:
+        return find.readers([spec], split, "pretrain", limit)
+    except NoSplit:
+        raise
+    except UserError:
+        others = {purpose for entry in find.catalogue("data").values() for purpose in entry.purposes} - {"pretrain", "documents"}
+        with suppress(UserError):  # the first complaint is the one to tell
+            return find.readers([spec], split, tuple(sorted(others)), limit)
+        raise
+
+
+def _has_val(spec: str) -> bool:
+    from diptych.config import UserError
+
+    try:
+        return bool(_pictures(spec, "val", _LOOK))
+    except UserError:
+        return False
+
+
+def _has_boxes(reader: Reader) -> bool:
+    return any(reader[i].boxes for i in range(min(len(reader), _LOOK)))

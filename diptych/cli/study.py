@@ -52,8 +52,8 @@ def compare(
         from diptych.study.pasts import BUDGETS
 
         jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8))
-        asked = ([name for name in text.split(",") if name] for text in (systems, tasks))
-        options = Options(*asked, BUDGETS[budget.value], seeds, jobs, resume.value, results)
+        wanted, asked = ([name for name in text.split(",") if name] for text in (systems, tasks))
+        options = Options(wanted, asked, BUDGETS[budget.value], seeds, jobs, resume.value, results)
         table = fill(options, out, call)
         say(table, *lines(table), f"table: {out / 'table.json'}, {out / 'table.csv'}", f"report: {out / 'report.html'}")
     if table["failed"]:

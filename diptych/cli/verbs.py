@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diptych.cli.regions import commands_for
 from diptych.cli.work import (
     AsJson,
     ConfigFile,
@@ -28,7 +28,6 @@ from diptych.cli.work import (
     resolved,
     several,
     show,
-    speaks,
     work,
 )
 
@@ -93,13 +92,15 @@ def pretrain(
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
     about |= _store(regions)
     with several(ranks, recipe), work(as_json) as say:
+        from diptych.text import tokenizer
         from diptych.train import run
 
-        _regions_suit(found.cls, regions, pretraining=True)
-        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
-        held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
-        show(recipe)
+        notes: list[str] = []
         options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
+        options |= {"tokenizer": tokenizer.load(recipe.text.vocab), "announce": lambda recipe: show(recipe, notes)}
+        _regions_suit(found.cls, found.name, regions, specs, pretraining=True)
+        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
+        held_out = _held_out(specs, found.cls, regions, notes) if recipe.train.validate_every else []
         result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -142,11 +143,12 @@ def finetune(
     with several(ranks, recipe), work(as_json) as say:
         from diptych.train import run
 
-        _task_suits(task.reads_regions(recipe.task), system, regions)
-        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
-        show(recipe)
+        notes: list[str] = []
         options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
-        validation = _validation(specs[0], task.purpose, regions)
+        options |= {"announce": lambda recipe: show(recipe, notes)}
+        _task_suits(task.reads_regions(recipe.task), system, system_name, regions, specs)
+        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
+        validation = _validation(specs[0], task.purpose, regions, notes)
         result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -189,7 +191,7 @@ def evaluate(
         is_read = task.reads_regions(recipe.task)
         known = model.about.get("regions") if model.system.reads_regions or is_read else None
         regions = regions or (Path(known) if known else None)
-        _task_suits(is_read, type(model.system), regions)
+        _task_suits(is_read, type(model.system), model.about["system"], regions, [spec])
         found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
         about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
@@ -213,7 +215,7 @@ def ask(
 ) -> None:
     """Ask about a picture, and see where the model looked."""
     with work(as_json) as say:
-        from diptych.load import load
+        from diptych.load import alternatives, load
         from diptych.report.ask import ask_picture
 
         reply = load(source).ask(image, text)
@@ -224,6 +226,8 @@ def ask(
         lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
         if reply.verb == "match" and text.rstrip().endswith("?"):
             lines.append(f"(judged as a statement: this run answers no questions yet; diptych finetune vqa --from {source})")
+        if reply.verb == "answer" and len(alternatives(text)) > 1:
+            lines.append("(read as one question; to choose between texts, ask a run that was only pre-trained)")
         say(
             {"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)},
             *lines,
@@ -326,8 +330,8 @@ def _objectives(source: str, data: str, split: str, regions: Path | None, settin
         recipe, kind = resolved(model.recipe, None, settings), type(model.system)
         known = model.about.get("regions")
         regions = regions or (Path(known) if known else None)
-        _regions_suit(kind, regions, pretraining=True)
         specs = [data] if data else model.about["data"]
+        _regions_suit(kind, model.about["system"], regions, specs, pretraining=True)
         sources = _seen(find.readers(specs, split, kind.purpose), regions)
         about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions)}
         result = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
@@ -361,7 +365,11 @@ def _runs(init: list[str] | None) -> dict[str, Path]:
 
     runs = {}
     for part, text in _pairs(init).items():
-        if (run := find.run(text)) is None:
+        try:
+            run = find.run(text)
+        except UserError as error:
+            raise UserError(f"--init {part}={text}: {error}") from None
+        if run is None:
             raise UserError(f"--init {part}={text}: {text} is no run directory")
         runs[part] = run
     return runs
@@ -400,31 +408,27 @@ def _store(regions: Path | None) -> dict[str, str]:
     return {} if regions is None else {"regions": str(regions)}
 
 
-def _task_suits(is_read: bool, system: type[System], regions: Path | None) -> None:
+def _task_suits(is_read: bool, system: type[System], name: str, regions: Path | None, specs: list[str]) -> None:
     """As `_regions_suit`, where the task itself may read the store, too."""
     from diptych.config import UserError
 
     if not is_read:
-        _regions_suit(system, regions)
+        _regions_suit(system, name, regions, specs)
     elif regions is None:
         raise UserError("task.candidates=detected chooses among what a detector saw in the pictures: --regions STORE")
 
 
-def _regions_suit(system: type[System], regions: Path | None, pretraining: bool = False) -> None:
+def _regions_suit(system: type[System], name: str, regions: Path | None, specs: list[str], pretraining: bool = False) -> None:
     """Refuse a missing store, and one that would not be read."""
     from diptych.config import UserError
 
     is_read = system.reads_regions or (pretraining and system.taught_by_regions)
     if is_read and regions is None:
         how = "reads" if system.reads_regions else "is taught by"
-        train, extract = "diptych regions train", "diptych regions extract --from runs/detector --split train --split val"
-        raise UserError(
-            f"{system.__name__} {how} what a detector saw in the pictures: --regions STORE."
-            f" `{train} && {extract} --out runs/regions` makes one of the scenes"
-        )
+        raise UserError(f"{name} {how} what a detector saw in the pictures: --regions STORE. {commands_for(specs)}")
     if regions is not None and not is_read:
         when = " after pre-training" if system.taught_by_regions else ""
-        raise UserError(f"--regions {regions}: {system.__name__} reads no region features{when}; leave it out")
+        raise UserError(f"--regions {regions}: {name} reads no region features{when}; leave it out")
 
 
 def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
@@ -439,7 +443,7 @@ def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
     return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
 
 
-def _validation(spec: str, purpose: str, regions: Path | None) -> dict[str, Reader]:
+def _validation(spec: str, purpose: str, regions: Path | None, notes: list[str]) -> dict[str, Reader]:
     """The `val` split of a data set, where it has one."""
     from diptych import find
     from diptych.config import UserError
@@ -447,12 +451,11 @@ def _validation(spec: str, purpose: str, regions: Path | None) -> dict[str, Read
     try:
         return {"val": _only(_seen(find.readers([spec], "val", purpose), regions)).reader}
     except UserError as error:
-        if speaks():
-            print(f"no score on val at the end: {error}", file=sys.stderr)
+        notes.append(f"no score on val at the end: {error}")
         return {}
 
 
-def _held_out(specs: list[str], system: type[System], regions: Path | None) -> list[Mixed]:
+def _held_out(specs: list[str], system: type[System], regions: Path | None, notes: list[str]) -> list[Mixed]:
     """The `val` splits of data sets, where they all have one."""
     from diptych import find
     from diptych.config import UserError
@@ -460,8 +463,7 @@ def _held_out(specs: list[str], system: type[System], regions: Path | None) -> l
     try:
         return _seen(find.readers(specs, "val", system.purpose), regions)
     except UserError as error:
-        if speaks():
-            print(f"nothing is measured on val: {error}", file=sys.stderr)
+        notes.append(f"nothing is measured on val: {error}")
         return []
 
 
@@ -471,6 +473,8 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
         return []
     asked = {None: "samples", "retrieval": "queries", "rec": "phrases"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]
+    if not result["n"]:
+        lines[0] += " with a public answer, so there is no score; --predictions FILE has what the run answers"
     for metric, value in result["metrics"].items():
         low_high = result["ci95"].get(metric)
         lines.append(

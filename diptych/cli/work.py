@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -113,11 +113,12 @@ def resolved(recipe: Recipe, file: Path | None, settings: list[str] | None) -> R
     return config.resolve(recipe, *layers, *(config.from_setting(setting) for setting in settings or []))
 
 
-def show(recipe: Recipe) -> None:
+def show(recipe: Recipe, notes: Sequence[str] = ()) -> None:
+    """The recipe as YAML, and what there is to say of it."""
     from diptych import config
 
     if speaks():
-        print(config.to_yaml(recipe), file=sys.stderr, flush=True)
+        print(config.to_yaml(recipe), *notes, sep="\n", file=sys.stderr, flush=True)
 
 
 def put(option: str, path: Path, write: Callable[[], object]) -> None:

@@ -319,12 +319,22 @@ def json_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[
             problems.append(Problem("broken lines", f"{path}:{number}: an object {{...}} expected, found {json.dumps(value)[:40]}"))
 
 
-def table(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, column -> field) of a csv or tsv file with a header line. Lines of another length become problems."""
+def table(path: Path, columns: Iterable[Sequence[str]], problems: list[Problem]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, column -> field) of a csv or tsv file with a header line. Lines of another length become problems.
+
+    columns: the names, any of which will do, of each column that the header must have.
+    """
     lines = (line for _, line in text_lines(path, problems))
     first = next(lines, "")
     delimiter = "\t" if path.suffix == ".tsv" else ";" if ";" in first and "," not in first else ","  # ";": Excel in half of Europe
     names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    absent = [known[0] for known in columns if not set(known) & set(names)]
+    if names and absent:
+        found = nearest(absent[0], names).replace("valid:", "found:")
+        problems.append(
+            Problem("broken lines", f"{path}:1: the first line is taken for the header, and it has no '{absent[0]}'{found}")
+        )
+        return
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # strict: an open quote swallows all that follows
     try:

@@ -125,7 +125,7 @@ def _read(root: Path) -> tuple[list[_Line], set[str], list[Problem]]:
 
 
 def _of_table(table: Path, problems: list[Problem]) -> Iterator[_Line]:
-    rows = files.json_lines(table, problems) if table.suffix == ".jsonl" else files.table(table, problems)
+    rows = files.json_lines(table, problems) if table.suffix == ".jsonl" else files.table(table, (_IMAGE, _CAPTION), problems)
     for number, row in rows:
         try:
             yield _line(f"{table}:{number}", row)

@@ -209,7 +209,7 @@ class InOrder(Dataset["Delivery | Refusal"]):
             yield item
 
 
-def _beside_another(sample: Sample, reader: Reader, index: int, draw: Draw, n: int) -> Sample:
+def _beside_another(sample: Sample, reader: Reader | Sequence[Sample], index: int, draw: Draw, n: int) -> Sample:
     """The texts and labels of one sample; the pictures, boxes and regions of another, drawn for the n-th."""
     if len(reader) < 2:
         raise UserError("data.shuffled=true needs another sample to take the picture from, and there is one alone")

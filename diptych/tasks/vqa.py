@@ -54,9 +54,12 @@ class VQA(Task):
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
-        if config.answers:
-            return config
         asked = sum(len(reader) for reader in readers)
+        if config.answers:
+            known = set(config.answers)
+            if not any(known & targets(reader[i]).keys() for reader in readers for i in range(len(reader))):
+                raise UserError(f"task.answers: none of them answers any of the {asked} training questions")
+            return config
         floor = config.min_count or (9 if asked >= MANY else 1)
         count = Counter(
             vqa_accuracy.normalised(sample.labels["answer"])
@@ -64,6 +67,8 @@ class VQA(Task):
             for sample in (reader[i] for i in range(len(reader)))
             if "answer" in sample.labels
         )
+        if not count:
+            raise UserError(f"none of the {asked} training questions has an answer to learn from")
         answers = tuple(sorted((answer for answer, n in count.items() if n >= floor and answer), key=lambda a: (-count[a], a)))
         if not answers:
             raise UserError(f"task.min_count={floor}: no answer of the {asked} training questions was given so often; lower it")

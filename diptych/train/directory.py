@@ -14,8 +14,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +30,15 @@ FREE = ("data.workers", "data.max_broken", "train.accumulate", "train.precision"
 FREE += ("train.max_skipped", "train.recompute", "train.validate_every", "train.validate_on", "train.score_on")
 FIXED_BESIDE_RECIPE = ("verb", "system", "task", "init", "from")
 
+LOGS = ("metrics.jsonl", "quarantine.jsonl", "skipped.jsonl")
+
 _open_here: set[Path] = set()  # POSIX record locks do not keep a process from itself
 
 
 @contextmanager
 def locked(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Make the directory and hold it. A second run in it is refused."""
+    """Make the directory and hold it. A second run in it is refused. One that was made here for nothing goes again."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with complaints(f"{out}: cannot be used as a run directory"):
         out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -48,11 +52,24 @@ def locked(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
             with complaints(f"{out}: cannot be written"):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()}\n".encode())
-            yield
+            try:
+                yield
+            except BaseException:
+                if made and not _has_begun(out):
+                    shutil.rmtree(out, ignore_errors=True)
+                    with suppress(OSError):  # of its parents those that hold nothing else
+                        for folder in made[1:]:
+                            folder.rmdir()
+                raise
         finally:
             _open_here.discard(place)
     finally:
         os.close(descriptor)
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether there is anything to go on from, or to look at: a step, or a list of what is broken."""
+    return any((out / name).exists() for name in LOGS) or any((out / "checkpoints").glob("*"))
 
 
 def _lock(descriptor: int, tell: Callable[[str], None]) -> bool:
@@ -73,13 +90,9 @@ def _lock(descriptor: int, tell: Callable[[str], None]) -> bool:
 
 
 def claim(
-    out: Path,
-    asked: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    resume: Literal["auto", "never"],
-    tell: Callable[[str], None],
+    out: Path, asked: Mapping[str, Any], resume: Literal["auto", "never"], tell: Callable[[str], None]
 ) -> tuple[dict[str, Any] | None, checkpoint.Checkpoint | None]:
-    """Make `out` the directory of the run `asked` for: (its result if it is finished, the checkpoint to go on from)."""
+    """What `out` holds of the run `asked` for: (its result if it is finished, the checkpoint to go on from)."""
     config, result = out / "config.json", out / "result.json"
     if resume == "never" and (result.exists() or (out / "checkpoints").exists()):
         raise UserError(f"{out}: holds a run already; --resume auto goes on with it, or use another --out")
@@ -92,13 +105,16 @@ def claim(
     saved = checkpoint.newest(out / "checkpoints", tell)
     if saved is not None:  # otherwise nothing was learned here that could be lost
         check_same(out, _read(config), asked)
-    step = saved.step if saved else 0
+    return None, saved
+
+
+def begin(out: Path, asked: Mapping[str, Any], tokenizer: Tokenizer, step: int) -> None:
+    """Make `out` the directory of the run `asked` for, as it was after `step`. Until here nothing is written."""
     with complaints(f"{out}: cannot be written"):
-        for log in ("metrics.jsonl", "quarantine.jsonl", "skipped.jsonl"):
+        for log in LOGS:
             cut_after(out / log, step)
         tokenizer.save(out / "tokenizer.json")
-        checkpoint.write_json(config, asked)
-    return None, saved
+        checkpoint.write_json(out / "config.json", asked)
 
 
 def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

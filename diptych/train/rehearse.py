@@ -169,7 +169,8 @@ class _AsOnGPU(TorchFunctionMode):
         self.is_half = precision == torch.bfloat16
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
         if func is torch.tensor:  # numbers that are written down are real, wherever they are told to go
             return func(*args, **{**kwargs, "device": "cpu"})
         if self.is_half and name in _HALVES | _WHOLES:

@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -27,7 +28,7 @@ from diptych.config import Recipe, UserError, flat
 from diptych.contracts import Batch, Evaluation, Reader, System, Task, Tokenizer, Trainable
 from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
-from diptych.data.stream import Broken, InOrder, Stream
+from diptych.data.stream import Broken, InOrder, Refusal, Stream
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
@@ -61,6 +62,7 @@ class Options(TypedDict, total=False):
     trackers: Sequence[str]  # default: tensorboard
     probe: Probe | None  # measured every train.validate_every steps, or at checkpoints, into metrics.jsonl
     quiet: bool  # nothing on standard error
+    announce: Callable[[Recipe], None]  # called when all that can be refused beforehand has been, and training begins
     profile: Page | None  # record a few steps, and draw the page by this
 
 
@@ -177,9 +179,7 @@ def evaluate(
     device = next(task.parameters()).device
     collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
     draw, data = Draw(recipe.train.seed), recipe.data
-    questions = InOrder(
-        reader, collate, task.label, draw, data.image, EVALUATION_BATCH, limit, data.shuffled, task.reads_pictures
-    )
+    questions = InOrder(reader, collate, task.label, draw, data.image, EVALUATION_BATCH, limit, data.shuffled, task.reads_pictures)
     broken: list[Broken] = []
 
     def batches() -> Iterator[Batch]:
@@ -255,11 +255,12 @@ def _run(
             is_first = dist.is_first()
             trackers = options.get("trackers", ("tensorboard",))
             journal = Journal(out, recipe.train.steps, trackers, options.get("quiet", False), is_first)
-            finished, saved = _claim(held, out, asked, tokenizer, options.get("resume", "auto"), journal.tell)
+            finished, saved = _claim(held, out, asked, options.get("resume", "auto"), journal.tell)
             if finished is not None:
                 journal.tell(f"{out}: this run is finished")
                 return finished
-            model = begin(journal.tell, saved is not None).to(device)
+            told: list[str] = []
+            model = begin(told.append, saved is not None).to(device)
             stream = Stream(
                 mixture=mixture,
                 collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
@@ -277,6 +278,9 @@ def _run(
                 shuffled=recipe.data.shuffled,
                 pictures=model.reads_pictures,
             )
+            if saved is None:
+                _try_one(stream)
+            dist.on_first(lambda: directory.begin(out, asked, tokenizer, saved.step if saved else 0))
             page = options.get("profile") if is_first else None
             loop = Loop(
                 model=model,
@@ -291,6 +295,9 @@ def _run(
                 probe=options.get("probe"),
                 profile=Profile(model, out, page, journal.tell) if page else None,
             )
+            options.get("announce", lambda recipe: None)(recipe)
+            for line in told:
+                journal.tell(line)
             if saved is not None:
                 loop.resume(saved)
             with journal.open(loop.progress.step, asked):
@@ -317,14 +324,22 @@ def _run(
         return result
 
 
+def _try_one(stream: Stream) -> None:
+    """One sample a rank through all that the loader does: what does not suit the system is refused before anything is written."""
+    tried = replace(stream, batch_size=stream.ranks * stream.accumulate)[0]
+    refusals = dist.gather(tried.reason if isinstance(tried, Refusal) else None)
+    if refusal := next(filter(None, refusals), None):
+        raise UserError(refusal)
+
+
 def _claim(
-    held: ExitStack, out: Path, asked: Mapping[str, Any], tokenizer: Tokenizer, resume: Literal["auto", "never"], tell: Tell
+    held: ExitStack, out: Path, asked: Mapping[str, Any], resume: Literal["auto", "never"], tell: Tell
 ) -> tuple[Result | None, checkpoint.Checkpoint | None]:
     """On the first rank lock the directory and find what is there; every rank learns (result if finished, checkpoint)."""
 
     def claim() -> tuple[Result | None, checkpoint.Checkpoint | None]:
         held.enter_context(directory.locked(out, tell))
-        return directory.claim(out, asked, tokenizer, resume, tell)
+        return directory.claim(out, asked, resume, tell)
 
     finished, saved = dist.on_first(claim) or (None, None)
     told = dist.gather({"finished": finished, "path": str(saved.path) if saved else None})[0]

@@ -10,15 +10,16 @@ known, as in ViLT's code; a hinge that knew one place and had no embedding for i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych import checkpoint
 from diptych.config import UserError, nearest
 from diptych.contracts import System, Tokenizer
+from diptych.nn.transformer import Transformer
 from diptych.text import tokenizer as vocabulary
 
 POSITIONS = "position.weight"  # row n is of place n, however many there are
@@ -80,7 +81,10 @@ def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: 
     common = [name for name in targets if name in weights]
     if not common:
         there = {name.partition(".")[0] for name in weights}
-        raise UserError(f"--init {part}={run}: nothing is named {part}.* there{nearest(part, there)}")
+        if part not in there:
+            raise UserError(f"--init {part}={run}: nothing is named {part}.* there{nearest(part, there)}")
+        differ = f"there it begins with {min(name for name in weights if name.startswith(part))}, here with {min(targets)}"
+        raise UserError(f"--init {part}={run}: nothing of it can be taken, for no name in it is the same: {differ}")
     cut = []
     for name in common:
         here, theirs = targets[name], weights[name]
@@ -99,6 +103,28 @@ def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: 
     count = sum(targets[name].numel() for name in common)
     fresh = sorted(targets.keys() - weights.keys())
     left = sorted(name for name in weights.keys() - targets.keys() if name.startswith(f"{part}."))
-    unused = f"; there, not used here: {', '.join(left)}" if left else ""
-    not_copied = f"; not there, left as initialised: {', '.join(fresh)}" if fresh else ""
-    tell(f"{part}: copied {len(common)} tensors ({count:,} numbers) from {run}{''.join(cut)}{not_copied}{unused}")
+    unused = f"; there, not used here: {_listed(left)}" if left else ""
+    not_copied = f"; not there, left as initialised: {_listed(fresh)}" if fresh else ""
+    of_all = f" of {len(targets)}" if fresh else ""
+    little = "" if 2 * count > sum(tensor.numel() for tensor in targets.values()) else "WARNING: most of it is new: "
+    tell(f"{part}: {little}copied {len(common)}{of_all} tensors ({count:,} numbers) from {run}{''.join(cut)}{not_copied}{unused}")
+    if other := _other_norm(system, part, weights):
+        config = getattr(system.config, part, None)
+        cure = f"; set system.{part}.norm={other}" if hasattr(config, "norm") else ""
+        places = {"pre": "before", "post": "after"}
+        here = next(place for norm, place in places.items() if norm != other)
+        tell(f"{part}: WARNING: its layers learnt with the norm {places[other]} each part and have it {here} each part here{cure}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 8 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _other_norm(system: System, part: str, weights: Mapping[str, Tensor]) -> str:
+    """Where the norm stood in a Transformer whose layers were taken, if it stands elsewhere here: names and shapes are the same."""
+    for name, module in system.named_modules():
+        if isinstance(module, Transformer) and name.partition(".")[0] == part and f"{name}.layers.0.ffn.up.weight" in weights:
+            is_pre = f"{name}.norm.weight" in weights  # the norm that closes a stack; there is none to close one of "post"
+            if is_pre != isinstance(module.norm, nn.LayerNorm):
+                return "pre" if is_pre else "post"
+    return ""

@@ -187,6 +187,14 @@ def test_what_is_no_folder_of_pictures(tmp_path: Path):
         Folder.open(tmp_path, "all")
 
 
+@pytest.mark.parametrize("below", ["", "b.jpg,a cat\n"])
+def test_a_table_without_header_is_told_what_its_first_line_is_taken_for(tmp_path: Path, below: str):
+    (tmp_path / "captions.csv").write_text(f"a.jpg,a dog\n{below}")
+    said = r"captions.csv:1: the first line is taken for the header, and it has no 'image'; found: a dog, a.jpg$"
+    with pytest.raises(UserError, match=said):
+        Folder.open(tmp_path, "all")
+
+
 # --------------------------------------------------------------------------------------------------------- questions
 
 

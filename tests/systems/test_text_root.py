@@ -168,6 +168,8 @@ def test_its_words_start_systems_that_fuse_and_what_is_left_is_told(run: Path, n
         copy_part(system, "fusion", run, tokenizer, told.append)
         assert torch.equal(system.fusion.pooler.dense.weight, theirs["fusion.pooler.dense.weight"])
         assert "left as initialised: fusion.encoder.norm.bias, fusion.encoder.norm.weight, fusion.modality.weight" in told[1]
+        assert "WARNING: its layers learnt with the norm after each part and have it before" in told[2]
+        assert told[2].endswith("set system.fusion.norm=post")
 
 
 def _image(name: str) -> dict:

@@ -80,9 +80,15 @@ def test_answers_come_from_the_training_questions_by_count(tmp_path):
     config = VQA.prepare(VQA.Config(), readers, TOKENIZER)
     assert config.answers == ("yes", "blue", "no", "red", "t shirt"), "most frequent first, then by alphabet, normalised"
     assert VQA.prepare(VQA.Config(min_count=2), readers, TOKENIZER).answers == ("yes",)
-    assert VQA.prepare(config, [[question(9, "?", ["other"])]], TOKENIZER) is config, "a saved configuration keeps its answers"
+    assert VQA.prepare(config, [[question(9, "?", ["no"])]], TOKENIZER) is config, "a saved configuration keeps its answers"
     with pytest.raises(UserError, match=r"task\.min_count=3"):
         VQA.prepare(VQA.Config(min_count=3), readers, TOKENIZER)
+    assert VQA.prepare(VQA.Config(answers=("yes", "zebra")), readers, TOKENIZER).answers == ("yes", "zebra")
+    with pytest.raises(UserError, match=r"task\.answers: none of them answers any of the \d+ training questions"):
+        VQA.prepare(VQA.Config(answers=("zebra",)), readers, TOKENIZER)
+    silent = Sample("silent", texts=("why?",))
+    with pytest.raises(UserError, match="none of the 1 training questions has an answer"):
+        VQA.prepare(VQA.Config(), [[silent]], TOKENIZER)  # pyright: ignore[reportArgumentType]
     example(tmp_path)
     assert VQA.prepare(VQA.Config(), [VQAv2.open(tmp_path, "val")], TOKENIZER).answers == ("blue", "no", "red", "yes")
 

@@ -8,15 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 import toy_run
+from safetensors.torch import save as to_safetensors
 from toy_run import TOKENIZER, Pictures, Toy, ToyConfig, recipe, sources, train
 
+from diptych import checkpoint
 from diptych.checkpoint import load_weights, read_weights
 from diptych.config import Config, UserError
 from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Task
+from diptych.data.mixture import Source
 from diptych.report.profile import profile_page
 from diptych.train.held_out import objectives
 from diptych.train.log import append, cut_after, progress_line
 from diptych.train.run import evaluate, finetune, pretrain
+from diptych.train.start import copy_part
 
 
 class Colour(Task):
@@ -114,6 +118,50 @@ def test_init_copies_a_part_and_says_so(tmp_path, capsys):
     wide = still.model_copy(update={"system": ToyConfig(width=8)})
     with pytest.raises(UserError, match=r"image\.weight has another shape: \[16, 3\] there, \[8, 3\] here"):
         pretrain(wide, Toy, sources(), tmp_path / "b", init={"image": tmp_path / "root"}, **QUIET)
+
+
+def test_nothing_to_copy_is_refused_and_little_is_loud(tmp_path):
+    train(tmp_path / "root")
+    root = {"image.bias": torch.zeros(16), "other.x": torch.zeros(1), "norm.odd": torch.zeros(1)}
+    checkpoint.write_file(tmp_path / "root" / "model.safetensors", to_safetensors(root))
+    model, told = Toy(ToyConfig(), TOKENIZER), []
+    copy_part(model, "image", tmp_path / "root", TOKENIZER, told.append)
+    assert told == [
+        f"image: WARNING: most of it is new: copied 1 of 2 tensors (16 numbers) from {tmp_path / 'root'};"
+        " not there, left as initialised: image.weight"
+    ]
+    with pytest.raises(UserError, match=r"nothing is named text\.\* there"):
+        copy_part(model, "text", tmp_path / "root", TOKENIZER, told.append)
+    with pytest.raises(UserError, match=r"nothing of it can be taken.* there it begins with norm\.odd, here with norm\.bias"):
+        copy_part(model, "norm", tmp_path / "root", TOKENIZER, told.append)
+
+
+def test_a_run_that_never_began_leaves_nothing_that_was_not_there(tmp_path):
+    class Barred(Pictures):
+        def __getitem__(self, index):
+            raise UserError(f"sample {index} is barred")
+
+    out, announced = tmp_path / "runs" / "deep" / "a", []
+    begun = {**QUIET, "announce": announced.append}
+    for given, said in (
+        ({"data": [Source("toy", Barred())]}, "is barred"),
+        ({"init": {"imag": tmp_path}}, "no part 'imag'"),
+        ({"recipe": recipe({"freeze": ("imag",)})}, "no parameter is named imag"),
+    ):
+        with pytest.raises(UserError, match=said):
+            pretrain(**{"recipe": recipe(), "system": Toy, "data": sources(), "out": out, **begun, **given})
+        assert not list(tmp_path.iterdir())
+    assert not announced
+    out.mkdir(parents=True)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is barred"):
+        pretrain(recipe(), Toy, [Source("toy", Barred())], out, **begun)
+    assert {path.name for path in out.iterdir()} == {"notes.txt", ".lock"}
+    pretrain(recipe(), Toy, sources(), out, **begun)
+    assert announced == [recipe()]
+    with pytest.raises(UserError, match=r"unreadable pictures.* see .*quarantine.jsonl"):
+        pretrain(recipe(), Toy, sources(broken=range(1, 40, 2)), tmp_path / "b", **QUIET)
+    assert (tmp_path / "b" / "quarantine.jsonl").exists(), "a list of what is broken is worth keeping"
 
 
 def test_evaluation_keeps_every_question_in_order(tmp_path):
