@@ -127,7 +127,9 @@ def test_snli_ve_leaves_out_what_nobody_agreed_on(tmp_path):
     assert SNLIVE.open(tmp_path, "dev")[3].images == (tmp_path / "flickr30k-images" / "65567.jpg",)
     with pytest.raises(UserError, match=r"SNLI-VE in .* has no split 'train'; valid: dev"):
         SNLIVE.open(tmp_path, "train")
-    path.write_text(path.read_text().replace('"neutral", "sentence1"', '"sentence1"').replace('"gold_label": "-"', '"gold_label": "?"'))
+    path.write_text(
+        path.read_text().replace('"neutral", "sentence1"', '"sentence1"').replace('"gold_label": "-"', '"gold_label": "?"')
+    )
     with pytest.raises(UserError, match=r"snli_ve_dev.jsonl:2: 'gold_label' is '\?', not entailment, neutral, contradiction or -"):
         SNLIVE.open(tmp_path, "dev")
     path.write_text('{"gold_label": "neutral", "sentence2": "x", "pairID": "1", "FlickrID": "36979"}')
@@ -154,7 +156,9 @@ def test_nlvr2_trains_on_pictures_in_folders(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "dev.json").read_text().splitlines()]
     for n, row in enumerate(rows):
         row |= {"directory": 63 + n % 2, "identifier": row["identifier"].replace("dev", "train")}
-        files.example_pictures(tmp_path / "images/train" / str(63 + n % 2), [f"{row['identifier'][:-2]}-img{k}.png" for k in (0, 1)])
+        files.example_pictures(
+            tmp_path / "images/train" / str(63 + n % 2), [f"{row['identifier'][:-2]}-img{k}.png" for k in (0, 1)]
+        )
     (tmp_path / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert NLVR2.open(tmp_path, "train")[1].images[1] == tmp_path / "images/train/64/train-850-1-img1.png"
     (tmp_path / "test1.json").write_text(json.dumps({**rows[0], "label": "Yes"}))
