@@ -19,7 +19,7 @@ from diptych.tasks.ve import VE
 from diptych.text.tokenizer import wordpiece
 from diptych.train.evaluate import intervals
 
-TOKENIZER = wordpiece("[PAD] [UNK] [CLS] [SEP] [MASK] both are red one is blue it".split())
+TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "both", "are", "red", "one", "is", "blue", "it"])
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> bytes:

@@ -11,7 +11,7 @@ from diptych.fusion.single_stream import SingleStream
 from diptych.text.tokenizer import wordpiece
 from diptych.train import start
 
-TOKENIZER = wordpiece("[PAD] [UNK] [CLS] [SEP] [MASK]".split())
+TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
 
 
 def hinge(kind: type, pictures: int) -> System:
