@@ -169,13 +169,12 @@ class _AsOnGPU(TorchFunctionMode):
         self.is_half = precision == torch.bfloat16
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", "")
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if func is torch.tensor:  # numbers that are written down are real, wherever they are told to go
             return func(*args, **{**kwargs, "device": "cpu"})
         if self.is_half and name in _HALVES | _WHOLES:
             to = torch.bfloat16 if name in _HALVES else torch.float32
-            args, kwargs = tree_map(lambda leaf: _cast(leaf, to), (args, kwargs))
+            args, kwargs = tree_map(lambda leaf: _cast(leaf, to), args), {k: _cast(leaf, to) for k, leaf in kwargs.items()}
         if name == "scaled_dot_product_attention":
             query, key, value, *_ = args
             mask, dropout = kwargs.get("attn_mask"), kwargs.get("dropout_p", 0.0)

@@ -10,7 +10,8 @@ of the blocks.
 
 What a file may lack or have: a ViltModel has neither head; retrieval models have one match logit (`rank_output`), which becomes
 our match row over a mismatch row of zeros, in the place of the frozen head that it was fine-tuned from (the authors' files hold
-both); a VQA classifier becomes a fine-tuned VQA run with its answers. Both go back. NLVR2's is reported as unexpected.
+both); a VQA classifier becomes a fine-tuned VQA run with its answers, NLVR2's a fine-tuned run that reads two pictures one by one
+(task.encoding=pair). All go back.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ AUTHORS = Table(
     ]
 )
 
-VQA_HEAD = Table([("head.up.*", "classifier.0.*"), ("head.norm.*", "classifier.1.*"), ("head.down.*", "classifier.3.*")])
+CLASSIFIER = Table([("head.up.*", "classifier.0.*"), ("head.norm.*", "classifier.1.*"), ("head.down.*", "classifier.3.*")])
+CLASSIFIES = {"ViltForQuestionAnswering": "vqa", "ViltForImagesAndTextClassification": "nlvr2"}
+TRUTHS = ("False", "True")  # the labels of tasks/nlvr2.py, in its order
 
 
 def from_hugging_face(state: State, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor], Report]:
@@ -226,17 +229,20 @@ def _vilt_in(source: Path, held: Any) -> State:
 
 def _import_folder(source: Path, dest: Path, config: dict[str, Any]) -> Report:
     state = _vilt_in(source, read_state(source))
-    if "ViltForQuestionAnswering" not in (config.get("architectures") or ()):
+    kind = next((CLASSIFIES[name] for name in config.get("architectures") or () if name in CLASSIFIES), None)
+    if kind is None:
         system, weights, report = from_hugging_face(state, config)
         _write_run(source, dest, system, weights)
         return report
     classifier = {name: tensor for name, tensor in state.items() if name.startswith("classifier.")}
     rest = {name: tensor for name, tensor in state.items() if name not in classifier}
     system, weights, report = from_hugging_face(rest, config)
-    head, head_report = VQA_HEAD.to_ours(classifier, layers=0)
+    head, head_report = CLASSIFIER.to_ours(classifier, layers=0)
     report.missing += head_report.missing
-    answers = [config["id2label"][str(k)] for k in range(len(config["id2label"]))]
-    task = {"kind": "vqa", "head": "classifier", "answers": answers}
+    labels = [config["id2label"][str(k)] for k in range(len(config["id2label"]))]
+    if kind == "nlvr2" and labels != [*TRUTHS]:
+        raise UserError(f"{source}: its labels are {', '.join(labels)}, and NLVR2's are {', '.join(TRUTHS)}")
+    task = {"vqa": {"kind": "vqa", "head": "classifier", "answers": labels}, "nlvr2": {"kind": "nlvr2", "encoding": "pair"}}[kind]
     _write_run(source, dest, system, {**{f"system.{name}": tensor for name, tensor in weights.items()}, **head}, task)
     return report
 
@@ -262,16 +268,23 @@ def _export(source: Path, dest: Path, recipe: dict[str, Any]) -> Report:
         raise UserError(f"{source}: Hugging Face's ViLT is patches in a single stream; this is {system['kind']}{hinge}")
     task, ours = recipe.get("task") or {}, read_weights(source / "model.safetensors")
     kind = task.get("kind")
-    if kind not in (None, "vqa", "retrieval") or task.get("head") == "cloze":
-        raise UserError(f"{source}: transformers has a place for ViLT's VQA classifier and its retrieval, not for this {kind} head")
+    if (
+        kind not in (None, "retrieval", *CLASSIFIES.values())
+        or task.get("head") == "cloze"
+        or task.get("encoding", "pair") != "pair"
+    ):
+        places = "VQA classifier, its NLVR2 by pairs and its retrieval"
+        raise UserError(f"{source}: transformers has a place for ViLT's {places}, not for this {kind} head")
     head = {name: tensor for name, tensor in ours.items() if kind and not name.startswith("system.")}
     ours = {name.removeprefix("system."): tensor for name, tensor in ours.items() if name not in head}
     config, weights, report = to_hugging_face(system, ours)
-    if kind == "vqa":
-        weights |= VQA_HEAD.to_theirs(head, layers=0)[0]
-        config["architectures"] = ["ViltForQuestionAnswering"]
-        config["id2label"] = dict(enumerate(task["answers"]))
-        config["label2id"] = {answer: k for k, answer in enumerate(task["answers"])}
+    if kind in CLASSIFIES.values():
+        weights |= CLASSIFIER.to_theirs(head, layers=0)[0]
+        labels = task["answers"] if kind == "vqa" else TRUTHS
+        config["architectures"] = [name for name, own in CLASSIFIES.items() if own == kind]
+        config["id2label"] = dict(enumerate(labels))
+        config["label2id"] = {label: k for k, label in enumerate(labels)}
+        config |= {"num_images": system["fusion"]["pictures"]} if kind == "nlvr2" else {}
     elif system["itm"] and (kind == "retrieval" or not system["mlm"]):
         weights |= _match_to_rank(weights)
         config["architectures"] = ["ViltForImageAndTextRetrieval"]

@@ -144,7 +144,9 @@ def data_set(root: Path, rng: Random) -> str:
     how = rng.choice(["value", "value", "value", "value", "bytes", "cut", "gone", "empty", "folder", "loop", "deep", "digits"])
     content = path.read_bytes()
     if how == "value" and path.suffix in (".json", ".jsonl"):
-        path.write_bytes(_with_another_value(content, path.suffix == ".jsonl", rng))
+        path.write_bytes(
+            _with_another_value(content, path.suffix == ".jsonl" or b"}\n{" in content, rng)
+        )  # NLVR2's .json has lines
     elif how in ("bytes", "value"):
         many = bytearray(content or b" ")
         for _ in range(rng.choice([1, 3, 10])):

@@ -1,6 +1,7 @@
 """Ours against transformers' ViLT: same random weights, same pictures of different sizes, same numbers."""
 
 import json
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -294,6 +295,48 @@ def test_a_fine_tuned_vqa_model_brings_its_answers_and_takes_them_back(tmp_path,
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+def test_a_fine_tuned_nlvr2_model_sees_two_pictures_and_goes_back(tmp_path, theirs, batch):
+    from transformers import ViltConfig, ViltForImagesAndTextClassification
+
+    from diptych import load
+    from diptych.tasks.nlvr2 import NLVR2, TRUTHS
+
+    assert weights.TRUTHS == TRUTHS
+    torch.manual_seed(5)
+    there, run, back = tmp_path / "vilt", tmp_path / "run", tmp_path / "back"
+    labels = {"id2label": {0: "False", 1: "True"}, "label2id": {"False": 0, "True": 1}}
+    config = ViltConfig(**{**theirs.config.to_dict(), **labels, "modality_type_vocab_size": 3, "num_images": 2})
+    model = ViltForImagesAndTextClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(there)
+    (there / "vocab.txt").write_text(VOCABULARY)
+    report = weights.convert(there, run)
+    assert report["missing"] == report["unexpected"] == []
+    loaded = load.load(run, device="cpu")
+    assert isinstance(loaded.module, NLVR2)
+    pairs = torch.tensor([[0, 1], [2, 0], [1, 1]])
+    pixel_I3HW = normalise(batch.images, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with torch.no_grad():
+        expected = model(
+            input_ids=batch.text_BT,
+            attention_mask=batch.text_mask_BT.long(),
+            pixel_values=pixel_I3HW[pairs],
+            pixel_mask=batch.images.mask_IHW.long()[pairs],
+        ).logits
+        close(loaded.module.logits(replace(batch, image_of_BN=pairs)), expected)
+        assert (expected[0] - loaded.module.logits(replace(batch, image_of_BN=pairs.flip(1)))[0]).abs().max() > 1e-2
+    weights.convert(loaded.save_pretrained(tmp_path / "saved"), back)
+    again = ViltForImagesAndTextClassification.from_pretrained(back)
+    assert (again.config.id2label, again.config.num_images) == (config.id2label, 2)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    (there / "config.json").write_text((there / "config.json").read_text().replace('"True"', '"yes"'))
+    with pytest.raises(UserError, match="its labels are False, yes, and NLVR2's are False, True"):
+        weights.convert(there, tmp_path / "other")
+
+
 def test_a_retrieval_model_brings_its_match_and_takes_it_back(tmp_path, theirs, batch):
     from transformers import ViltForImageAndTextRetrieval
 
@@ -332,7 +375,11 @@ def test_a_head_that_transformers_lacks_is_told_before_anything_is_written(tmp_p
     recipe = {"system": system, "task": {"kind": "vqa", "head": "cloze"}, "data": {"image": {}}}
     (run / "config.json").write_text(json.dumps({"recipe": recipe}))
     save_file({}, run / "model.safetensors")
-    with pytest.raises(UserError, match=r"VQA classifier and its retrieval, not for this vqa head"):
+    with pytest.raises(UserError, match=r"its NLVR2 by pairs and its retrieval, not for this vqa head"):
+        weights.convert(run, tmp_path / "back")
+    recipe["task"] = {"kind": "nlvr2", "encoding": "triplet"}
+    (run / "config.json").write_text(json.dumps({"recipe": recipe}))
+    with pytest.raises(UserError, match=r"its NLVR2 by pairs and its retrieval, not for this nlvr2 head"):
         weights.convert(run, tmp_path / "back")
     recipe["system"]["fusion"]["kind"] = "dual_stream"
     (run / "config.json").write_text(json.dumps({"recipe": recipe}))
