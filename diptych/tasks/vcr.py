@@ -151,8 +151,7 @@ class VCRTask(Task):
     def _joined(self, query: Sequence[tuple[int, int]], candidate: Sequence[tuple[int, int]]) -> tuple[Encoding, int]:
         """[CLS] query [SEP] candidate [SEP], the longer side cut at its end, and where the candidate begins."""
         room = self.config.max_tokens - 3
-        half = room // 2
-        keep = min(len(candidate), max(room - len(query), room - half))
+        keep = min(len(candidate), max(room - len(query), room // 2))
         query, candidate = query[: room - keep], candidate[:keep]
         first = 1 + max((word for _, word in query), default=-1)
         pieces = [(self.tokenizer.cls_id, -1), *query, (self.tokenizer.sep_id, -1)]
