@@ -80,6 +80,11 @@ class Sample:
     language: str = "en"
     group: str = ""  # samples that must share a split and a bootstrap draw; empty: the key
 
+    @property
+    def is_question(self) -> bool:
+        """Whether its text asks, or is to be judged; other texts describe the picture."""
+        return "question_id" in self.labels
+
     def __post_init__(self) -> None:
         for name in ("false_texts", "phrases"):
             if getattr(self, name) and len(getattr(self, name)) != len(self.texts):

@@ -60,6 +60,20 @@ class Grounds(Protocol):
     def ground(self, batch: Batch, top: int = 5) -> Sequence[Sequence[tuple[Sequence[float], float]]]: ...
 
 
+@runtime_checkable
+class Entails(Protocol):
+    """A task that says whether a picture entails a sentence."""
+
+    def entails(self, batch: Batch) -> list[dict[str, float]]: ...
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """A task that says whether a sentence is true of two pictures."""
+
+    def compare(self, batch: Batch) -> list[dict[str, float]]: ...
+
+
 class Guess(NamedTuple):
     text: str
     probability: float
@@ -185,6 +199,22 @@ class Model:
         return [Guess(*guess) for guess in guesses]
 
     @torch.inference_mode()
+    def entails(self, image: Picture, text: str) -> list[Guess]:
+        """Whether the picture entails the text, contradicts it or leaves it open (neutral), the likeliest first."""
+        if not isinstance(self.task, Entails):
+            raise self._cannot("say what a picture entails", "ve")
+        (chances,) = self.task.entails(self._rows(image, [text]))
+        return _guesses(chances)
+
+    @torch.inference_mode()
+    def compare_images(self, left: Picture, right: Picture, text: str) -> list[Guess]:
+        """Whether the text is true of two pictures, "True" or "False", the likelier first."""
+        if not isinstance(self.task, Compares):
+            raise self._cannot("compare pictures", "nlvr2")
+        (chances,) = self.task.compare(self._rows((left, right), [text]))
+        return _guesses(chances)
+
+    @torch.inference_mode()
     def fill(self, image: Picture | None, text: str, top: int = 5) -> list[list[Guess]]:
         """The likeliest words for each [MASK] in the text. Without a picture, for systems that read text alone."""
         kind = type(self.system)
@@ -235,7 +265,8 @@ class Model:
 
     @torch.inference_mode()
     def ask(self, image: Picture, text: str, top: int = 5) -> Reply:
-        """Whatever the head answers, and where the model looked: words for the first [MASK], else an answer, a place, a match.
+        """Whatever the head says, and where the model looked: words for the first [MASK], else an answer, a label or a place, else
+        a match.
 
         Texts between bars ("a cat | a dog") are chosen from.
         """
@@ -245,6 +276,8 @@ class Model:
             verb, guesses = "answer", self.answer(image, text, top)
         elif isinstance(self.task, Grounds):
             return self._pointed(image, text, top)
+        elif isinstance(self.task, Entails):
+            verb, guesses = "entails", self.entails(image, text)
         elif len(texts := [part.strip() for part in text.split("|") if part.strip()]) > 1:
             verb, guesses = "choose", self.choose(image, texts)[:top]
         else:
@@ -336,19 +369,20 @@ class Model:
             raise self._cannot("embed pictures or texts by themselves")
         return self.system.towers(self._rows(image, texts, labelled=False))
 
-    def _rows(self, image: Picture | None, texts: Sequence[str], labelled: bool = True) -> Batch:
-        """The texts beside one picture, or none, as rows of one batch."""
-        if image is not None and type(self.system).see is System.see:
+    def _rows(self, image: Picture | tuple[Picture, ...] | None, texts: Sequence[str], labelled: bool = True) -> Batch:
+        """The texts beside one picture, several, or none, as rows of one batch."""
+        given = image if isinstance(image, tuple) else () if image is None else (image,)
+        if given and type(self.system).see is System.see:
             raise self._cannot("look at pictures")
-        images = () if image is None else (_stored(image),)
+        images = tuple(_stored(one) for one in given)
         seen = () if self.regions is None else tuple(self.regions[stored] for stored in images)
         sample = Sample("asked", images, tuple(texts), regions=seen)
         collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
         try:
             pictures = [decode_sample(sample, self.recipe.data.image)]
         except BrokenPicture as error:
-            name = image if isinstance(image, str | Path) else "the picture"
-            raise UserError(f"{name}: cannot be read as a picture: {error}") from None
+            names = [str(one) if isinstance(one, str | Path) else "the picture" for one in given]
+            raise UserError(f"{' or '.join(names)}: cannot be read as a picture: {error}") from None
         batch = collate([sample], pictures, [0], Draw(0))
         if labelled and self.task is not None:
             batch = self.task.label(batch)  # a task may put more into the text than labels
@@ -362,6 +396,10 @@ class Model:
         )
         remedy = f"; `diptych finetune {task} --from {self.folder}` gives a model that can" if task else ""
         return UserError(f"{kind} cannot {verb}{remedy}")
+
+
+def _guesses(chances: Mapping[str, float]) -> list[Guess]:
+    return sorted((Guess(*pair) for pair in chances.items()), key=lambda guess: -guess.probability)
 
 
 def _stored(image: Picture) -> Path | bytes:

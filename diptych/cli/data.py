@@ -19,6 +19,8 @@ app = typer.Typer(help="Make, check and look at data.", no_args_is_help=True)
 NEXT = {  # what data of a purpose are first tried with
     "pretrain": "pretrain vilt:tiny",
     "vqa": "finetune vqa --from vilt:tiny",
+    "ve": "finetune ve --from vilt:tiny",
+    "nlvr2": "finetune nlvr2 --from vilt:tiny",
     "vcr": "finetune vcr --from vilt:tiny",
     "rec": "finetune rec --from vilt:tiny",
     "retrieval": "finetune retrieval --from vilt:tiny",

@@ -201,7 +201,7 @@ class VCRTask(Task):
         judgements: list[vcr_accuracy.Right] = []
         for batch in batches:
             for sample, (answer_K, *rationale_KJ) in self._chances(batch):
-                row = {"annot_id": sample.labels.get("annot_id", sample.key)}
+                row = {"annot_id": sample.labels.get("question_id", sample.key)}
                 row |= {f"answer_{k}": chance for k, chance in enumerate(answer_K)}
                 for k, rationale_J in enumerate(rationale_KJ):
                     row |= {f"rationale_conditioned_on_a{k}_{j}": chance for j, chance in enumerate(rationale_J)}

@@ -20,6 +20,7 @@ from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 
 TASKS = [name for name in find.catalogue("tasks") if "fuse" in find.task_class(name).reads]
+CONTROLLED = ("vilt", "uniter")  # what is withheld is so before a system sees it: one that looks at pixels, one at regions
 SYSTEMS = [name for name in find.catalogue("systems") if find.system_class(name).fuse is not System.fuse]
 
 
@@ -39,7 +40,7 @@ def variants(name: str) -> list[str]:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded data in little: files for every task."""
     root = tmp_path_factory.mktemp("scenes")
-    make.make(root / "scenes", small=True, scenes=60)
+    make.make(root / "scenes", small=True, scenes=120)
     return root / "scenes"
 
 
@@ -95,7 +96,13 @@ class Case:
 
 @pytest.fixture(
     scope="module",
-    params=[(system, spec) for system in SYSTEMS for name in TASKS for spec in variants(name)],
+    params=[
+        (system, spec)
+        for system in SYSTEMS
+        for name in TASKS
+        for spec in variants(name)
+        if "+withhold=" not in spec or system in CONTROLLED
+    ],
     ids="-".join,
 )
 def case(request, scenes: Path) -> Case:
@@ -104,7 +111,7 @@ def case(request, scenes: Path) -> Case:
 
 def test_counts_are_as_announced_and_one_batch_can_be_learnt(case):
     task = case.build()
-    batch = case.batch(task, ids=range(2))
+    batch = case.batch(task, ids=(case.ids[0], case.ids[-1]))  # neighbours may differ in what a control withholds, and no more
     terms = task(batch)
     assert {name: term.count for name, term in terms.items()} == batch.counts
     assert all(term.count > 0 and term.sum.isfinite() and term.sum.ndim == 0 for term in terms.values())
