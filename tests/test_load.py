@@ -14,7 +14,7 @@ import diptych
 from diptych import find
 from diptych.checkpoint import weights_of
 from diptych.config import Recipe, UserError
-from diptych.data import coco_captions, vqa_v2
+from diptych.data import coco_captions, nlvr2, snli_ve, vqa_v2
 from diptych.data.mixture import Source
 from diptych.train import run
 
@@ -88,6 +88,52 @@ def test_verbs_of_a_pretrained_system(place: Path):
         model.answer(picture(place), "is it red?")
     with pytest.raises(UserError, match=r"no \[MASK\] in it"):
         model.fill(picture(place), "a red dog")
+
+
+@pytest.fixture(scope="module")
+def judges(place: Path) -> Path:
+    """ve and nlvr2 beside the others, from the same start."""
+    snli_ve.example(place / "snli_ve")
+    nlvr2.example(place / "pairs")
+    found = find.system("vilt:tiny")
+    for name, reader in (
+        ("ve", snli_ve.SNLIVE.open(place / "snli_ve", "val")),
+        ("nlvr2", nlvr2.NLVR2.open(place / "pairs", "val")),
+    ):
+        recipe = brief(find.task(name).finetuning(found.recipe))
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"freeze": ("system.",), "steps": 1})})
+        options = {"start": place / "base", "quiet": True, "trackers": ()}
+        run.finetune(recipe, found.cls, find.task_class(name), [Source(name, reader)], place / name, **options)
+    return place
+
+
+def test_entailment_and_two_pictures(judges: Path):
+    pair = (picture(judges), next((judges / "pairs" / "dev").glob("*-img1.png")))
+    entails, compares = diptych.load(judges / "ve"), diptych.load(judges / "nlvr2")
+    guesses = entails.entails(pair[0], "a red dog")
+    assert {guess.text for guess in guesses} == {"entailment", "neutral", "contradiction"}
+    truths = compares.compare_images(*pair, "a red dog")
+    assert {guess.text for guess in truths} == {"True", "False"}
+    for told in (guesses, truths):
+        assert sum(guess.probability for guess in told) == pytest.approx(1, abs=1e-5)
+        assert told == sorted(told, key=lambda guess: -guess.probability)
+    assert (reply := entails.ask(pair[0], "a red dog")).verb == "entails"
+    assert reply.guesses == guesses
+    with pytest.raises(UserError, match=r"cannot compare pictures; `diptych finetune nlvr2 --from .*ve` gives a model that can"):
+        entails.compare_images(*pair, "a red dog")
+    with pytest.raises(UserError, match=r"cannot say what a picture entails; `diptych finetune ve --from .*base` gives"):
+        diptych.load(judges / "base").entails(pair[0], "a red dog")
+    with pytest.raises(UserError, match="nlvr2 compares two pictures, and asked has 1"):
+        compares.ask(pair[0], "a red dog")
+    with pytest.raises(UserError, match=r"none\.jpg: no such picture"):
+        compares.compare_images(pair[0], "none.jpg", "a red dog")
+
+
+def test_a_hinge_for_two_pictures_starts_from_one_for_one(judges: Path):
+    before, after = (weights_of(diptych.load(judges / name).system) for name in ("base", "nlvr2"))
+    types = "fusion.modality.weight"
+    assert torch.equal(after[types], before[types][[0, 1, 1]]), "the second picture's begins as the first's"
+    assert all(torch.equal(after[name], before[name]) for name in before if name != types)
 
 
 def test_where_it_looked_covers_the_picture(place: Path):

@@ -125,14 +125,14 @@ def test_counts_are_as_announced_and_one_batch_can_be_learnt(case):
     assert sorted(id(p) for g in groups for p in g.params) == sorted(id(p) for p in task.parameters())
     optimizer = torch.optim.AdamW([{"params": g.params, "lr": 1e-3 * g.lr_factor} for g in groups])
     losses = []
-    for _ in range(30):
+    while len(losses) < 100 and not (losses and losses[-1] < 0.7 * losses[0]):
         optimizer.zero_grad()
         loss = torch.stack([term.weight * term.sum / term.count for term in task(batch).values()]).sum()
         loss.backward()
         optimizer.step()
         task.after_step()
         losses.append(loss.item())
-    assert min(losses) < 0.7 * losses[0], losses[::6]
+    assert losses[-1] < 0.7 * losses[0], losses[::20]
 
 
 def test_where_nothing_is_asked_the_loss_is_zero_and_still_has_a_gradient(case):

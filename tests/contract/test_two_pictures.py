@@ -1,4 +1,4 @@
-"""What every system that fuses keeps in rows of two pictures (NLVR2), whatever its hinge: each picture has its place, and counts."""
+"""What every system that fuses keeps in rows of two pictures (NLVR2), whatever its hinge: each has its place, and counts."""
 
 from dataclasses import replace
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diptych import find
 from diptych.config import Recipe, UserError
-from diptych.data import check, coco_captions, files, karpathy, visual_genome, vqa_v2, wit
+from diptych.data import check, coco_captions, files, karpathy, snli_ve, visual_genome, vqa_v2, wit
 from diptych.text import tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -107,8 +107,19 @@ def test_questions(mine: Path):
     assert report.usable == ["vqa"]
 
 
+def test_statements_are_questions_and_their_labels_answers(mine: Path):
+    labels = (True, False, True, None)
+    rows = [{"images": ["0.png", f"{n}.png"], "text": "a dog", "label": label} for n, label in enumerate(labels)]
+    (mine / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = checked(mine / "pairs.jsonl")
+    assert report.answers == {"True": 2, "False": 1}
+    assert told(report)["questions without an answer"] == [f"{mine}/pairs.jsonl:4: no label"]
+    assert report.usable == ["nlvr2"]
+    assert any(line.split()[-1:] == ["questions"] for line in check.lines(report))
+
+
 @pytest.mark.parametrize(
-    "module", [coco_captions, karpathy, visual_genome, vqa_v2, wit], ids=lambda m: m.__name__.rpartition(".")[2]
+    "module", [coco_captions, karpathy, snli_ve, visual_genome, vqa_v2, wit], ids=lambda m: m.__name__.rpartition(".")[2]
 )
 def test_public_layouts_are_opened_split_by_split(module, tmp_path: Path):
     module.example(tmp_path)

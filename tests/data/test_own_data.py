@@ -11,6 +11,8 @@ from diptych.config import UserError
 from diptych.data import files, karpathy
 from diptych.data.folder import Folder
 from diptych.data.karpathy import Karpathy
+from diptych.data.nlvr2_jsonl import NLVR2Jsonl
+from diptych.data.ve_jsonl import VEJsonl
 from diptych.data.vqa_jsonl import VQAJsonl
 
 CAPTIONS = {"a.jpg": ["a red, round dog", "ein „Hund“"], "cats/b.png": ["two boats"]}
@@ -227,6 +229,69 @@ def test_a_question_amiss_is_told_with_its_line(line: str, said: str, root: Path
     path = jsonl(root / "q.jsonl", {"image": "a.jpg", "question": "what?", "answer": "dog"}, line)
     with pytest.raises(UserError, match=said):
         VQAJsonl.open(path, "all")
+
+
+# ------------------------------------------------------------------------------------------------------- statements
+
+ABOUT = {"image": "a.jpg", "text": "It sleeps."}
+PAIR = {"images": ["a.jpg", "./cats/b.png"], "text": "One sleeps."}
+LAYOUTS = {  # first line -> who reads the file
+    '{"image": "a.jpg", "question": "who?", "answer": "tom"}': VQAJsonl,
+    '{"image": "a.jpg", "text": "It sleeps.", "label": null}': VEJsonl,
+    '{"images": ["a.jpg", "a.jpg"], "text": "Both sleep.", "label": true}': NLVR2Jsonl,
+    '{"image": "a.jpg", "text": "the label"}': Folder,
+    '{"image": "a.jpg", "caption": "a cat", "label": "cat"}': Folder,
+    '{"file_name": "a.jpg", "text": "a cat", "label": 3}': Folder,
+    '{"image": "a.jpg" "text": "broken", "label": "neutral"}': VEJsonl,
+}
+
+
+@pytest.mark.parametrize("first", LAYOUTS)
+def test_the_keys_of_the_first_line_tell_the_layout(first: str, root: Path):
+    path = jsonl(root / "mine.jsonl", first)
+    assert [cls for cls in (Folder, VQAJsonl, VEJsonl, NLVR2Jsonl) if cls.recognises(path)] == [LAYOUTS[first]]
+
+
+def test_statements_and_their_labels(root: Path):
+    jsonl(root / "val.jsonl", {**ABOUT, "label": "Neutral", "group": "g"}, {**ABOUT, "label": None, "id": 7})
+    jsonl(root / "train.jsonl", {**ABOUT, "label": "entailment"})
+    one, silent = samples(VEJsonl.open(root, "val"))
+    assert (one.key, one.images, one.texts, one.group) == ("val:1", (root / "a.jpg",), ("It sleeps.",), "g")
+    assert (one.labels["label"], silent.labels) == ("neutral", {"question_id": 7})
+    assert len(VEJsonl.open(root, "all")) == 3
+    assert [problem.said for problem in VEJsonl.survey(root)[1]] == [f"{root}/val.jsonl:2: no label"]
+
+
+def test_pairs_of_one_text_and_group_are_one_statement(root: Path):
+    rows = [{**PAIR, "label": label, "group": group} for label, group in ((True, "g"), ("False", "g"), ("true", "h"), (None, "h"))]
+    read = samples(NLVR2Jsonl.open(jsonl(root / "pairs.jsonl", *rows), "all"))
+    assert {sample.images for sample in read} == {(root / "a.jpg", root / "cats/b.png")}
+    assert [sample.labels.get("label") for sample in read] == [True, False, True, None]
+    first, second, third, fourth = (sample.labels["sentence"] for sample in read)
+    assert first == second != third == fourth
+    lone = samples(NLVR2Jsonl.open(jsonl(root / "lone.jsonl", {**PAIR, "label": True}), "all"))[0]
+    assert lone.group == "a.jpg", "without a group the first picture decides"
+
+
+@pytest.mark.parametrize(
+    ("cls", "line", "said"),
+    [
+        (VEJsonl, {**ABOUT, "label": "entailed"}, r"q.jsonl:2: 'label' is 'entailed'; did you mean 'entailment'"),
+        (VEJsonl, {**ABOUT, "label": True}, r"q.jsonl:2: 'label' must be a text, not true"),
+        (VEJsonl, {**ABOUT, "image": ["a.jpg"], "label": "neutral"}, r"q.jsonl:2: 'image' must be a text, not \[\"a.jpg\"\]"),
+        (NLVR2Jsonl, {**PAIR, "images": ["a.jpg"], "label": True}, r"q.jsonl:2: 'images' must be a list of 2 texts, not \[\"a.jpg"),
+        (NLVR2Jsonl, {**PAIR, "images": "a.jpg", "label": True}, r"q.jsonl:2: 'images' must be a list of 2 texts, not \"a.jpg\""),
+        (NLVR2Jsonl, {**PAIR, "images": ["a.jpg", "z.jpg"], "label": True}, r"q.jsonl:2: no picture .*/z.jpg$"),
+        (NLVR2Jsonl, {**PAIR, "label": 1}, r"q.jsonl:2: 'label' must be true or false, not 1"),
+        (NLVR2Jsonl, {"images": PAIR["images"], "label": True}, r"q.jsonl:2: no 'text' here; found: images, label"),
+        (NLVR2Jsonl, {**PAIR, "label": True, "id": "q:1"}, r"q.jsonl:2: q:1 is the id of .*q.jsonl:1, too"),
+        (NLVR2Jsonl, {**PAIR, "label": True, "split": "val"}, r"q.jsonl:1: no split for a.jpg, while other lines have one"),
+    ],
+)
+def test_a_statement_amiss_is_told_with_its_line(cls, line: dict, said: str, root: Path):
+    first = {VEJsonl: {**ABOUT, "label": "neutral"}, NLVR2Jsonl: {**PAIR, "label": True}}[cls]
+    with pytest.raises(UserError, match=said):
+        cls.open(jsonl(root / "q.jsonl", first, line), "all")
 
 
 # ---------------------------------------------------------------------------------------------------------- Karpathy

@@ -11,11 +11,13 @@ import pytest
 import diptych.data
 from diptych.config import UserError
 from diptych.contracts import Reader
-from diptych.data import coco_captions, files, visual_genome, vqa_v2
+from diptych.data import coco_captions, files, nlvr2, snli_ve, visual_genome, vqa_v2
 from diptych.data.coco_captions import COCOCaptions
 from diptych.data.concepts import Concepts
 from diptych.data.languages import Languages
+from diptych.data.nlvr2 import NLVR2
 from diptych.data.picture import decode
+from diptych.data.snli_ve import SNLIVE
 from diptych.data.visual_genome import VisualGenome
 from diptych.data.vqa_v2 import VQAv2
 from diptych.data.wit import WIT
@@ -114,6 +116,58 @@ def test_vqa_labels(tmp_path):
     assert first.labels["pair"] == second.labels["pair"] != reader[2].labels["pair"]
     assert (first.labels["question_type"], first.labels["answer_type"]) == ("is the", "yes/no")
     assert first.group == "42"
+
+
+def test_snli_ve_leaves_out_what_nobody_agreed_on(tmp_path):
+    snli_ve.example(tmp_path)
+    reader = SNLIVE.open(tmp_path, "val")
+    assert [reader[i].labels["label"] for i in range(4)] == ["entailment", "neutral", "contradiction", "neutral"]
+    assert (reader[1].key, reader[1].group) == ("36979.jpg#0r2e", "36979")
+    path = tmp_path / "snli_ve_dev.jsonl"
+    path.write_text(path.read_text().replace("Flikr30kID", "Flickr30K_ID"))
+    assert SNLIVE.open(tmp_path, "dev")[3].images == (tmp_path / "flickr30k-images" / "65567.jpg",)
+    with pytest.raises(UserError, match=r"SNLI-VE in .* has no split 'train'; valid: dev"):
+        SNLIVE.open(tmp_path, "train")
+    path.write_text(
+        path.read_text().replace('"neutral", "sentence1"', '"sentence1"').replace('"gold_label": "-"', '"gold_label": "?"')
+    )
+    with pytest.raises(UserError, match=r"snli_ve_dev.jsonl:2: 'gold_label' is '\?', not entailment, neutral, contradiction or -"):
+        SNLIVE.open(tmp_path, "dev")
+    path.write_text('{"gold_label": "neutral", "sentence2": "x", "pairID": "1", "FlickrID": "36979"}')
+    with pytest.raises(UserError, match=r"snli_ve_dev.jsonl:1: no 'Flickr30K_ID' here; found: FlickrID, gold_label"):
+        SNLIVE.open(tmp_path, "dev")
+
+
+def test_nlvr2_pictures_labels_and_what_is_one_sentence(tmp_path):
+    nlvr2.example(tmp_path)
+    reader = NLVR2.open(tmp_path, "val")
+    first, second, third, _ = (reader[i] for i in range(4))
+    assert first.images == (tmp_path / "dev" / "dev-850-0-img0.png", tmp_path / "dev" / "dev-850-0-img1.png")
+    assert [first.labels["label"], second.labels["label"]] == [True, False]
+    assert first.labels["sentence"] == second.labels["sentence"] == "dev-850--0" != third.labels["sentence"]
+    assert (first.group, third.group) == ("dev-850", "dev-851")
+    (tmp_path / "dev" / "dev-851-0-img1.png").rename(tmp_path / "dev" / "elsewhere.png")
+    with pytest.raises(UserError, match=r"dev.json:3: no picture .*dev-851-0-img1.png, and a sentence is about two$"):
+        NLVR2.open(tmp_path, "dev")
+    assert len(NLVR2.open(tmp_path, "dev", limit=2)) == 2
+
+
+def test_nlvr2_trains_on_pictures_in_folders(tmp_path):
+    nlvr2.example(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "dev.json").read_text().splitlines()]
+    for n, row in enumerate(rows):
+        row |= {"directory": 63 + n % 2, "identifier": row["identifier"].replace("dev", "train")}
+        files.example_pictures(
+            tmp_path / "images/train" / str(63 + n % 2), [f"{row['identifier'][:-2]}-img{k}.png" for k in (0, 1)]
+        )
+    (tmp_path / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert NLVR2.open(tmp_path, "train")[1].images[1] == tmp_path / "images/train/64/train-850-1-img1.png"
+    (tmp_path / "test1.json").write_text(json.dumps({**rows[0], "label": "Yes"}))
+    with pytest.raises(UserError, match=r"""test1.json:1: 'label' must be "True" or "False", not "Yes"$"""):
+        NLVR2.open(tmp_path, "test")
+    (tmp_path / "test1.json").write_text(json.dumps({**rows[0], "identifier": "test1-7"}))
+    with pytest.raises(UserError, match=r"test1.json:1: 'identifier' must be split-set-pair-sentence, not test1-7"):
+        NLVR2.open(tmp_path, "test")
 
 
 def test_visual_genome_boxes_names_and_attributes(tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from diptych.contracts import Box, Sample
 from diptych.data import files
-from diptych.report.samples import MOST, samples_page
+from diptych.report.samples import GAP, MOST, _side_by_side, samples_page
 
 
 def test_readers_meet_at_the_picture(tmp_path: Path):
@@ -22,6 +24,18 @@ def test_readers_meet_at_the_picture(tmp_path: Path):
     assert "a &lt;red&gt; dog" in figure and "is it red?" in figure and "yes" in figure
     assert figure.count("<rect") == 1, "the same box from two readers is drawn once"
     assert page.count("<figure>") == 2 and "2 drawn of 2" in page
+
+
+def test_pictures_that_are_compared_stand_side_by_side(tmp_path: Path):
+    files.example_pictures(tmp_path, ["a.jpg", "b.jpg"])
+    pair = Sample("1", (tmp_path / "a.jpg", tmp_path / "b.jpg"), ("both are dogs",), labels={"question_id": 1, "label": False})
+    page = samples_page("mine", "train", {"pairs": [pair]}, n=5)
+    assert page.count("<figure>") == 1 and f'width="{48 + GAP + 48}"' in page
+    assert "both are dogs" in page and "<dd>False</dd>" in page
+    low, high = np.zeros((2, 3, 3), np.uint8), np.full((4, 2, 3), 7, np.uint8)
+    joined = _side_by_side([low, high])
+    assert joined.shape == (4, 3 + GAP + 2, 3)
+    assert (joined[:2, :3] == 0).all() and (joined[2:, :3] == 255).all() and (joined[:, -2:] == 7).all()
 
 
 def test_the_choice_is_the_seeds(tmp_path: Path):
