@@ -34,7 +34,9 @@ class RECJsonl(Jsonl):
     def line(row: Row) -> Asked:
         labels: dict[str, Any] = {"kind": str(row.fields.get("kind") or ""), "where": row.where}
         boxes = [_box(row)] if "box" in row else []
-        return row.line([row.text("image")], row.text("text"), labels | ({"right": 0} if boxes else {}), boxes)
+        if boxes:
+            labels |= {"right": 0, "answer": " ".join(f"{v:g}" for v in boxes[0].xyxy)}
+        return row.line([row.text("image")], row.text("text"), labels, boxes)
 
     @classmethod
     def _read(cls, root: Path) -> tuple[list[Asked], list[Problem]]:

@@ -12,9 +12,9 @@ A text is a list of words and of lists of places in `objects` (places may repeat
 and its number, counted from 1: "turtle 3". A person gets one of the official code's gender-neutral names, by its place: "Casey 1
 and Riley 2". `Sample.boxes` are all objects of the picture in their order, so number n is box n - 1.
 
-Labels of a sample: annot_id, choices (answers), rationales; right and right_rationale (their places), where they are public. Its
-text is the question. Its group is the film. A file is checked as a whole when it is opened, then read a line at a time: its lines
-would fill half a gigabyte.
+Labels of a sample: question_id (the annot_id), choices (answers), rationales; answer (the right one), right and right_rationale
+(the places), where they are public. Its text is the question. Its group is the film. A file is checked as a whole when it is
+opened, then read a line at a time: its lines would fill half a gigabyte.
 """
 
 from __future__ import annotations
@@ -103,12 +103,14 @@ class VCR:
             lines.seek(self._start[index])
             row = json.loads(lines.readline())
         boxes = _boxes(self._folder / row["metadata_fn"], row)
-        labels: dict[str, Any] = {"annot_id": row["annot_id"]}
+        labels: dict[str, Any] = {"question_id": row["annot_id"]}
         for name, kind in (("choices", "answer"), ("rationales", "rationale")):
             labels[name] = tuple(told(tokens, row["objects"]) for tokens in row[f"{kind}_choices"])
         for name, kind in (("right", "answer"), ("right_rationale", "rationale")):
             if row.get(f"{kind}_label") is not None:
                 labels[name] = row[f"{kind}_label"]
+        if "right" in labels:
+            labels["answer"] = labels["choices"][labels["right"]]
         return Sample(
             key=row["annot_id"],
             images=(self._folder / row["img_fn"],),

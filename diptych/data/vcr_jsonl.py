@@ -28,7 +28,8 @@ class VCRJsonl(Jsonl):
             raise UserError(f"{row.where}: 'answers' must be two or more to choose from, not {len(answers)}")
         labels: dict[str, object] = {"choices": tuple(answers)}
         if "right" in row:
-            labels["right"] = _place(row, answers)
+            right = _place(row, answers)
+            labels |= {"right": right, "answer": answers[right]}
         return row.line([row.text("image")], row.text("question"), labels)
 
 

@@ -5,8 +5,8 @@
     Q->AR   both at once, for a question                                          chance .0625
 
 Rationales are always judged beside the right answer, also in Q->AR: where the answer was wrong, Q->AR is lost anyhow, and where
-it was right the right answer is the predicted one. QA->R would be another number with the predicted answer. A tie is lost: a
-likeliest choice must be so alone (published code takes the first, so four equal scores earn what stands first).
+it was right the right answer is the predicted one. QA->R would be another number with the predicted answer. Of equal scores
+the first counts as the likeliest, as in published code: a system that tells nothing apart stays at chance.
 """
 
 from __future__ import annotations
@@ -47,5 +47,4 @@ def summary(judgements: Sequence[Right]) -> dict[str, float]:
 
 
 def _is_best(scores: ArrayLike, place: int) -> bool:
-    score_K = np.asarray(scores, np.float64)
-    return bool((np.delete(score_K, place) < score_K[place]).all())
+    return int(np.nan_to_num(np.asarray(scores, np.float64), nan=-np.inf).argmax()) == place

@@ -89,13 +89,7 @@ class REC(Task):
     class Config(config.Config):
         kind: Literal["rec"] = "rec"
         candidates: Literal["given", "detected", "windows"] = "given"
-        sizes: tuple[PositiveFloat, ...] = (
-            0.18,
-            0.25,
-            0.36,
-            0.51,
-            0.72,
-        )  # of windows: the root of their area, in sides of the picture
+        sizes: tuple[PositiveFloat, ...] = (0.18, 0.25, 0.36, 0.51, 0.72)  # of windows: root of the area, in sides of the picture
         shapes: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)  # of windows: width over height, both in sides of the picture
         head_lr: PositiveFloat = 10.0  # learning rate of the head, times train.lr
         withhold: Withhold = "none"  # a control: grey pictures, or no phrase; the candidates stay, and where they lie
@@ -226,7 +220,7 @@ class REC(Task):
         box_R4, chance_R = torch.tensor([one.box for one in ranked]), torch.tensor([one.probability for one in ranked])
         places = []
         while len(chance_R) and len(places) < top:
-            is_here_R = iou(box_R4[:1], box_R4)[0] > referring.ENOUGH
+            is_here_R = (iou(box_R4[:1], box_R4)[0] > referring.ENOUGH) | (torch.arange(len(chance_R)) == 0)
             places.append(Found(box_R4[0].tolist(), float(chance_R[is_here_R].sum())))
             box_R4, chance_R = box_R4[~is_here_R], chance_R[~is_here_R]
         return sorted(places, key=lambda one: -one.probability)
@@ -241,7 +235,7 @@ class REC(Task):
             found = self._candidates(batch)
             for b, ranked in enumerate(self._ranked(batch, found) if found else [[]] * len(batch)):
                 sample, place = batch.samples[b], int(batch.row_B[b]) % ROWS_PER_SAMPLE
-                size = self._size(batch, b)
+                size = self._size(batch, b) if sample.boxes else np.ones(4)
                 boxes = np.round(np.array([one.box for one in ranked]).reshape(-1, 4) * size, 2)  # as annotated, not as in float32
                 best = boxes[0] if ranked else np.zeros(4)  # where there is no candidate, nothing is found
                 number = sample.labels.get("sent_ids", ())[place : place + 1] or (f"{sample.key}#{place}",)
@@ -265,9 +259,8 @@ class REC(Task):
 
     @staticmethod
     def _size(batch: Batch, b: int) -> np.ndarray:
-        """What turns a row's boxes into pixels of the stored picture; without an annotation, into shares of it."""
-        if batch.annotated is None or batch.image_of_BN is None:
-            return np.ones(4)
+        """What turns a row's boxes into pixels of the stored picture. Where nothing is annotated it may have been shrunk."""
+        assert batch.annotated is not None and batch.image_of_BN is not None
         height, width = batch.annotated.size_I2[batch.image_of_BN[b, 0]].tolist()
         return np.array([width, height, width, height])
 
@@ -294,7 +287,8 @@ def windows(sizes: tuple[float, ...], shapes: tuple[float, ...]) -> Tensor:
         width, height = min(size * shape**0.5, 1.0), min(size / shape**0.5, 1.0)
         for x, y in product(*(np.linspace(0, 1 - side, 1 + round((1 - side) / side * 3)).tolist() for side in (width, height))):
             found[x, y, x + width, y + height] = None
-    return torch.tensor([*found])
+    with torch.inference_mode(False):  # it outlives the call, and may be trained with after it was asked with
+        return torch.tensor([*found])
 
 
 def finetuning(recipe: Recipe) -> Recipe:

@@ -151,8 +151,7 @@ class VCRTask(Task):
     def _joined(self, query: Sequence[tuple[int, int]], candidate: Sequence[tuple[int, int]]) -> tuple[Encoding, int]:
         """[CLS] query [SEP] candidate [SEP], the longer side cut at its end, and where the candidate begins."""
         room = self.config.max_tokens - 3
-        half = room // 2
-        keep = min(len(candidate), max(room - len(query), room - half))
+        keep = min(len(candidate), max(room - len(query), room // 2))
         query, candidate = query[: room - keep], candidate[:keep]
         first = 1 + max((word for _, word in query), default=-1)
         pieces = [(self.tokenizer.cls_id, -1), *query, (self.tokenizer.sep_id, -1)]
@@ -202,7 +201,7 @@ class VCRTask(Task):
         judgements: list[vcr_accuracy.Right] = []
         for batch in batches:
             for sample, (answer_K, *rationale_KJ) in self._chances(batch):
-                row = {"annot_id": sample.labels.get("annot_id", sample.key)}
+                row = {"annot_id": sample.labels.get("question_id", sample.key)}
                 row |= {f"answer_{k}": chance for k, chance in enumerate(answer_K)}
                 for k, rationale_J in enumerate(rationale_KJ):
                     row |= {f"rationale_conditioned_on_a{k}_{j}": chance for j, chance in enumerate(rationale_J)}
