@@ -1,17 +1,22 @@
 """Every pair is scored as if alone, ranks say what they should, and fine-tuning learns to find."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from diptych import cli, find
 from diptych.config import DataConfig, ImageConfig, TextConfig, UserError
 from diptych.contracts import IGNORE, Fused, Sample, System, Towers, Visual
+from diptych.data import coco_captions
 from diptych.data.collate import Collate
 from diptych.draw import Draw
 from diptych.load import with_proposer
 from diptych.metrics import recall
 from diptych.tasks.retrieval import Retrieval
 from diptych.text.tokenizer import wordpiece
+from diptych.train import run
 
 WORDS = ["red", "green", "blue", "dark", "bright", "thing", "a"]
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
@@ -270,3 +275,29 @@ def test_a_cascade_that_cannot_be_is_refused():
         task.evaluate([collated(samples())])
     with pytest.raises(UserError, match="towers compare all with all as it is"):
         with_proposer(Retrieval(Retrieval.Config(cascade="runs/align"), TwoTowers(), TOKENIZER))
+
+
+def test_one_run_proposes_to_another(tmp_path, monkeypatch, capsys):
+    """Of unlike vocabularies and picture sizes, from the command line."""
+    monkeypatch.chdir(tmp_path)
+    coco_captions.example(tmp_path / "coco")
+    sources = find.readers(["coco"], "val", "pretrain")
+    for name, settings in (("align", {"vocab": "bytes", "max_tokens": 24}), ("vilt", {})):
+        found = find.system(f"{name}:tiny")
+        recipe = found.recipe.model_copy(
+            update={
+                "text": found.recipe.text.model_copy(update=settings),
+                "train": found.recipe.train.model_copy(update={"steps": 1, "batch_size": 4}),
+            }
+        )
+        run.pretrain(recipe, found.cls, sources, tmp_path / name, quiet=True, trackers=())
+    command = ["evaluate", "retrieval", "--from", "vilt", "--data", "coco", "--split", "val", "--set", "task.propose=1", "--json"]
+    assert cli.call([*command, "--set", "task.cascade=align"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert 4 <= metrics["pairs"] < metrics["full/pairs"]
+    by_towers = ["evaluate", "retrieval", "--from", "align", "--data", "coco", "--split", "val", "--json"]
+    assert cli.call(by_towers) == 0
+    towers = json.loads(capsys.readouterr().out)["metrics"]
+    assert {name: metrics[f"proposed/{name}"] for name in towers} == towers
+    assert cli.call([*command, "--set", "task.cascade=vilt"]) == 2
+    assert "task.cascade=vilt: a vilt has no towers to propose with; these have: align, mural" in capsys.readouterr().err
