@@ -276,7 +276,7 @@ def both_stages(course: Course) -> tuple[Stage, Stage]:
     config, start, report = weights.to_hugging_face(course.pretraining.system.model_dump(), weights_of(system))
     assert not report.missing, report
     head = {name: tensor for name, tensor in weights_of(task).items() if name.startswith("head.")}
-    classifier, _ = weights.VQA_HEAD.to_theirs(head, layers=0)
+    classifier, _ = weights.CLASSIFIER.to_theirs(head, layers=0)
     pairs = course.stream(course.pretraining, course.pairs, system)
     questions = course.stream(course.tuning, course.questions, task)
 
