@@ -152,7 +152,7 @@ class Plan:
         is_born = bool(withheld) or arm == "pretrained"
         before = chain.pretraining.recipe if is_born else _unborn(chain)
         assert before is not None
-        recipe = find.task(task).finetuning(before.model_copy(update={"task": None}))
+        recipe = find.finetuning(task, system, before.model_copy(update={"task": None}))
         drawn = budget.controls if withheld else budget.drawn
         steps = max(1, round(drawn / recipe.train.batch_size))
         asked = budget.asked_of(task)
