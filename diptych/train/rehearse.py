@@ -140,8 +140,9 @@ def _makes_whole_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Of a factory, or of a copy of a real tensor."""
     if isinstance(first := next(iter(args), None), Tensor):
         return not first.is_meta and not (kwargs.get("dtype") or first.dtype).is_floating_point
-    if kwargs.get("dtype") is None:  # torch.arange(3) counts, torch.arange(3.0) does not, torch.zeros(3) does not
-        return bool(args) and all(isinstance(arg, int) for arg in args)
+    if kwargs.get("dtype") is None:  # torch.arange(3) counts and torch.full([2], 3) holds what counts; torch.zeros([3]) does not
+        numbers = [arg for arg in args if not isinstance(arg, list | tuple)]
+        return bool(numbers) and all(isinstance(number, int) for number in numbers)
     return not kwargs["dtype"].is_floating_point
 
 
@@ -169,12 +170,13 @@ class _AsOnGPU(TorchFunctionMode):
         self.is_half = precision == torch.bfloat16
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
         if func is torch.tensor:  # numbers that are written down are real, wherever they are told to go
             return func(*args, **{**kwargs, "device": "cpu"})
         if self.is_half and name in _HALVES | _WHOLES:
             to = torch.bfloat16 if name in _HALVES else torch.float32
-            args, kwargs = tree_map(lambda leaf: _cast(leaf, to), (args, kwargs))
+            args, kwargs = (tree_map(lambda leaf: _cast(leaf, to), part) for part in (args, kwargs))
         if name == "scaled_dot_product_attention":
             query, key, value, *_ = args
             mask, dropout = kwargs.get("attn_mask"), kwargs.get("dropout_p", 0.0)
