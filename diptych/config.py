@@ -36,11 +36,16 @@ class UserError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str], under: str = "") -> str:
-    """ "; did you mean 'x'?" or, when nothing is near, the valid names. `under` is what stands before each of them."""
+    """ "; did you mean 'x'?" or, when nothing is near, the valid names. `under` is what stands before each of them.
+
+    Two that are about as near are both named: `vitl` is `vit` with a letter too many or `vilt` with two letters swapped.
+    """
     valid = sorted(valid)
     begun = [one for one in valid if name and one.startswith(name)]  # "coco" is coco_captions, though concepts has its letters too
-    close = difflib.get_close_matches(name, begun or valid, n=1, cutoff=0.5) or begun
-    return f"; did you mean '{under}{close[0]}'?" if close else f"; valid: {', '.join(valid) or 'none'}"
+    close = difflib.get_close_matches(name, begun or valid, n=2, cutoff=0.5) or begun[:1]
+    likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
+    meant = [f"'{under}{one}'" for one, alike in zip(close, likeness, strict=True) if likeness[0] - alike < 0.12]
+    return f"; did you mean {' or '.join(meant)}?" if meant else f"; valid: {', '.join(valid) or 'none'}"
 
 
 class Config(BaseModel):
@@ -84,6 +89,7 @@ class DataConfig(Config):
     image: ImageConfig = ImageConfig()
     texts_per_image: PositiveInt = 1  # rows drawn from one picture's texts; they share its encoding
     foreign: float = Field(default=0.0, ge=0, le=1)  # share of false texts that are another sample's, where near ones are at hand
+    shuffled: bool = False  # a control: every text beside another sample's picture
     pairs: PairsConfig | None = None  # None: a row is one text; pairs are packed in training only
     workers: NonNegativeInt = 0
     limit: PositiveInt | None = None  # use the first so many samples
@@ -112,6 +118,7 @@ class TrainConfig(Config):
     checkpoint_every: PositiveInt = 500
     validate_every: PositiveInt | None = None  # steps from one look at `val` to the next
     validate_on: PositiveInt = 500  # its first so many samples
+    score_on: PositiveInt | None = None  # and so many at the end of fine-tuning; None: all
     log_every: PositiveInt = 50
 
 
@@ -223,12 +230,16 @@ def explain(error: ValidationError, value: Any, prefix: tuple[str, ...] = (), ch
             with contextlib.suppress(LookupError, TypeError):
                 node = node[step]
         place = next((c.place for c in reversed(changes) if list(c.path[: len(path)]) == path[: len(c.path)]), None)
-        key, said = ".".join(path), found["msg"].removeprefix("Value error, ")
-        got = "" if isinstance(found["input"], Mapping | BaseModel) else f", not {found['input']!r}"
+        key, given = ".".join(path), found["input"]
+        said = _IN_OUR_WORDS.get(found["type"]) or found["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        got = "" if isinstance(given, Mapping | BaseModel) else f", not {'null' if given is None else repr(given)}"
         if place is None or not place.startswith("--set"):
             said = f"{key}: {said}"
         lines.append(f"{place}: {said}{got}" if place else f"{said}{got}")
     return lines
+
+
+_IN_OUR_WORDS = {"tuple_type": "must be a list, as in [a, b]", "missing": "is missing"}
 
 
 def flat(values: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -305,7 +316,11 @@ def _put(value: Any, hint: Any, change: Change, depth: int, leaves: Sequence[str
     """`value`, which has type `hint` and lies `depth` keys deep, with `change` made in or below it."""
     kinds = _configs(hint)
     if depth == len(change.path):
-        return value if kinds and change.value == {} else _as_typed(change, hint)
+        if kinds and change.value == {}:
+            return value
+        if kinds and not (change.value is None and type(None) in get_args(hint)):
+            raise _no_value(change, hint, kinds)
+        return _as_typed(change, hint)
     key = change.path[depth]
     if kinds:
         value = {} if value is None else dict(value)
@@ -359,6 +374,15 @@ def _configs(hint: Any) -> dict[str, type[Config]]:
     if get_origin(hint) in (Annotated, Union, UnionType):
         return {kind: found for inner in get_args(hint) for kind, found in _configs(inner).items()}
     return {}
+
+
+def _no_value(change: Change, hint: Any, kinds: Mapping[str, type[Config]]) -> UserError:
+    """One value in the place of a group of keys."""
+    key = ".".join(change.path)
+    within = f"{key}.kind={' or '.join(kinds)}" if len(kinds) > 1 else ", ".join(next(iter(kinds.values())).model_fields)
+    off = "; null switches it off" if type(None) in get_args(hint) else ""
+    given = "null" if change.value is None else repr(change.value)
+    return UserError(f"{change.place}: {key} cannot be {given}, it holds keys of its own: {within}{off}")
 
 
 def _unknown(change: Change, depth: int, valid: Iterable[str], leaves: Sequence[str]) -> UserError:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -79,6 +80,11 @@ class Sample:
     labels: Mapping[str, Any] = field(default_factory=dict)  # what a task asks: "answers", "label", "question_type" ...
     language: str = "en"
     group: str = ""  # samples that must share a split and a bootstrap draw; empty: the key
+
+    @property
+    def is_question(self) -> bool:
+        """Whether its text asks, or is to be judged; other texts describe the picture."""
+        return "question_id" in self.labels
 
     def __post_init__(self) -> None:
         for name in ("false_texts", "phrases"):
@@ -153,6 +159,15 @@ class Regions:
 
 
 @dataclass
+class Annotated:
+    """The annotated boxes of each distinct picture in the order of `Sample.boxes`, whatever a detector saw beside them."""
+
+    box_IR4: Tensor
+    mask_IR: Tensor  # False also where a box has no area
+    size_I2: Tensor  # (height, width) of the stored picture, int64: to tell boxes in its pixels again
+
+
+@dataclass
 class Texts:
     """One text for each row."""
 
@@ -175,6 +190,7 @@ class Batch:
     images: Images | None = None
     group_B: Tensor | None = None  # int64: rows of one question (VCR's four candidates, retrieval's 1 + 15)
     regions: Regions | None = None
+    annotated: Annotated | None = None
     false_text: Texts | None = None  # a text that is not true of the row's picture, for ITM and its relatives
     labels: dict[str, Tensor] = field(default_factory=dict)  # of rows: first dimension B; integers use IGNORE
     image_labels: dict[str, Tensor] = field(default_factory=dict)  # of distinct pictures: first dimension I
@@ -183,6 +199,7 @@ class Batch:
     keys: tuple[str, ...] = ()  # sample key of each row
     samples: tuple[Sample, ...] = ()  # sample of each row; only inside the loader, dropped before the batch leaves it
     phrases: tuple[tuple[Phrase, ...], ...] = ()  # of each row, start and end in *tokens*; only inside the loader
+    false_phrases: tuple[tuple[Phrase, ...], ...] = ()  # the same of false_text
     others: tuple[tuple[Sample, ...], ...] = ()  # of each row: samples of other global indices; only inside the loader
 
     def __len__(self) -> int:
@@ -215,7 +232,10 @@ class Batch:
             text_mask_BT=torch.where(is_false_B1, false.mask_BT, self.text_mask_BT),
             segment_BT=torch.where(is_false_B1, false.segment_BT, self.segment_BT),
             word_BT=torch.where(is_false_B1, false.word_BT, self.word_BT),
-            phrases=tuple(() if swapped else spans for swapped, spans in zip(is_false_B, self.phrases, strict=False)),
+            phrases=tuple(
+                false if swapped else true
+                for swapped, true, false in zip(is_false_B, self.phrases, self.false_phrases or repeat(()), strict=False)
+            ),
         )
 
     @staticmethod
@@ -247,7 +267,7 @@ class Batch:
 
 
 _ROW_TENSORS = ("text_BT", "text_mask_BT", "segment_BT", "word_BT", "row_B", "image_of_BN", "group_B")
-_ROW_TUPLES = ("keys", "samples", "phrases", "others")
+_ROW_TUPLES = ("keys", "samples", "phrases", "false_phrases", "others")
 
 
 def _pick(tensor: Tensor | None, index: Tensor) -> Tensor | None:
@@ -260,7 +280,7 @@ def _map_tensors(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(part)
     if isinstance(part, dict):
         return {name: _map_tensors(value, change) for name, value in part.items()}
-    if isinstance(part, Batch | Images | Regions | Texts):
+    if isinstance(part, Batch | Images | Regions | Annotated | Texts):
         return replace(part, **{f.name: _map_tensors(getattr(part, f.name), change) for f in fields(part)})
     return part
 
@@ -333,6 +353,15 @@ class ParamGroup(NamedTuple):
     optimizer: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
 
 
+def by_decay(params: Iterable[nn.Parameter], of: str = "", lr_factor: float = 1.0) -> list[ParamGroup]:
+    """Parameters that are trained: those that decay (matrices) and those that don't (biases, norms, vectors)."""
+    trained = [p for p in params if p.requires_grad]
+    return [
+        ParamGroup([p for p in trained if p.ndim > 1], f"{of}matrices", lr_factor),
+        ParamGroup([p for p in trained if p.ndim <= 1], f"{of}vectors", lr_factor, weight_decay=False),
+    ]
+
+
 class Trainable(nn.Module):
     """What the training loop drives: a system in pre-training, a task in fine-tuning."""
 
@@ -357,12 +386,8 @@ class Trainable(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.forward")
 
     def param_groups(self) -> list[ParamGroup]:
-        """All trainable parameters, those that decay (matrices) and those that don't (biases, norms, vectors)."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        return [
-            ParamGroup([p for p in trainable if p.ndim > 1], "matrices"),
-            ParamGroup([p for p in trainable if p.ndim <= 1], "vectors", weight_decay=False),
-        ]
+        """All trainable parameters."""
+        return by_decay(self.parameters())
 
     def after_step(self) -> None:
         """Commit what `forward` staged (dictionaries, queues, momentum encoders). Once per successful optimiser step."""
@@ -379,6 +404,12 @@ class System(Trainable):
     config: Any  # an instance of its own Config
     reads_regions: ClassVar[bool] = False  # True: its samples bring what a detector saw (--regions STORE)
     taught_by_regions: ClassVar[bool] = False  # True: they do in pre-training alone
+    made_in_finetuning: ClassVar[tuple[str, ...]] = ()  # parts that a pre-trained run does not hold
+
+    @classmethod
+    def for_task(cls, config: Any, reads: Sequence[str]) -> Any:
+        """The configuration with the parts that fine-tuning adds for a task that reads so (`Task.reads`): a hinge on towers."""
+        return config
 
     def see(self, batch: Batch) -> Visual:
         """Encode each distinct picture of the batch once."""
@@ -390,11 +421,14 @@ class System(Trainable):
         """Encode rows jointly. `visual` spares the pictures' encoding where one set of pictures meets many texts.
 
         `read_BT`: the only text positions whose states will be read, beside [CLS]; with it, `read_BV` ([B, V] or [B, 1]): the only
-        visual tokens, none if left out. A system may leave all others at zero.
+        visual tokens, none if left out. A system may leave all others at zero. One that reads text alone does just that, so
+        that tasks can ask it, too: the control that never sees a picture.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not offer `fuse`")
+        if type(self).read is System.read:
+            raise NotImplementedError(f"{type(self).__name__} does not offer `fuse`")
+        return self.read(batch, read_BT)
 
-    def read(self, batch: Batch) -> Fused:
+    def read(self, batch: Batch, read_BT: Tensor | None = None) -> Fused:
         """Encode rows of text alone, pictures or not: no visual tokens come out."""
         raise NotImplementedError(f"{type(self).__name__} does not offer `read`")
 
@@ -420,15 +454,27 @@ class Evaluation:
     predictions: list[Any]  # in the public benchmark's submission format
 
 
+Offer = Literal["fuse", "read", "see", "towers", "decode", "detect"]
+
+
 class Task(Trainable):
     """A downstream task on a system: answer space, head, loss, metric, prediction file."""
 
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str]  # what its readers' samples are for
-    reads: ClassVar[tuple[Literal["fuse", "see", "towers", "decode", "detect"], ...]] = ("fuse",)  # asked of a system: any will do
+    reads: ClassVar[tuple[Offer, ...]] = ("fuse",)  # asked of a system: any will do; with "read", texts alone are a control
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System
+
+    @property
+    def reads_pictures(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.system.reads_pictures
+
+    @classmethod
+    def reads_regions(cls, config: Any) -> bool:
+        """Whether its samples must bring what a detector saw (--regions STORE), whatever the system reads."""
+        return False
 
     def after_step(self) -> None:
         self.system.after_step()

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOMS = ("systems", "objectives", "tasks", "data")
 EMBEDDED = ("scenes", "names")
+OFFERS = ("fuse", "read", "match", "towers", "decode", "detect")
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
@@ -45,7 +47,7 @@ class Entry:
     name: str
     about: str  # first line of the docstring
     presets: tuple[str, ...] = ()
-    offers: tuple[str, ...] = ()  # what a system does beyond pre-training: fuse, match, towers, decode, detect
+    offers: tuple[str, ...] = ()  # what a system does beyond pre-training, of `OFFERS`
     objectives: tuple[str, ...] = ()
     purposes: tuple[str, ...] = ()  # what a reader's samples are for
     needs: str = ""  # files a reader looks for
@@ -58,8 +60,15 @@ class Entry:
 
 def catalogue(room: str) -> dict[str, Entry]:
     """The modules of a package that hold the thing the package is for."""
+    paths = sorted((HERE / room).glob("[!_]*.py"))
+    return dict(_read(room, tuple((path, path.stat().st_mtime_ns) for path in paths)))
+
+
+@cache
+def _read(room: str, files: tuple[tuple[Path, int], ...]) -> dict[str, Entry]:
+    """Files and when they were changed: they are read once, and again when one has changed."""
     entries = {}
-    for path in sorted((HERE / room).glob("[!_]*.py")):
+    for path, _ in files:
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except SyntaxError as error:  # a file being written must not hide the others
@@ -69,8 +78,13 @@ def catalogue(room: str) -> dict[str, Entry]:
         if main is None:
             continue
         methods = {node.name for node in main.body if isinstance(node, ast.FunctionDef)}
+        for node in tree.body:  # MURAL is an ALIGN
+            if isinstance(node, ast.ImportFrom) and _bases(main) & {alias.name for alias in node.names}:
+                methods |= set(getattr(entries.get((node.module or "").rpartition(".")[2]), "offers", ()))
         imported = [
-            n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
+            n
+            for n in ast.walk(tree)
+            if room != "objectives" and isinstance(n, ast.ImportFrom) and (n.module or "").startswith("diptych.objectives.")
         ]
         constants = {
             target.id: node.value
@@ -83,7 +97,7 @@ def catalogue(room: str) -> dict[str, Entry]:
             path.stem,
             (ast.get_docstring(tree) or "").partition("\n")[0],
             tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_preset(node)),
-            tuple(offer for offer in ("fuse", "match", "towers", "decode", "detect") if offer in methods),
+            tuple(offer for offer in OFFERS if offer in methods),
             tuple(node.module.rpartition(".")[2] for node in imported if node.module),
             tuple(sorted(_strings(constants.get("purposes")))),
             "".join(_strings(constants.get("looks_for"))),
@@ -99,7 +113,9 @@ _IS_MAIN: Mapping[str, Callable[[ast.ClassDef], bool]] = {
     "systems": lambda node: "System" in _bases(node),
     "tasks": lambda node: "Task" in _bases(node),
     "objectives": lambda node: any(isinstance(n, ast.ClassDef) and n.name == "Config" for n in node.body),
-    "data": lambda node: any(isinstance(n, ast.FunctionDef) and n.name == "recognises" for n in node.body),
+    "data": lambda node: any(
+        isinstance(n, ast.Assign) and any(ast.unparse(target) == "purposes" for target in n.targets) for n in node.body
+    ),
 }
 
 
@@ -152,7 +168,7 @@ def suits(task: str, name: str) -> None:
     wanted, kind = task_class(task).reads, system_class(name)
     if all(getattr(kind, offer, None) is getattr(System, offer, None) for offer in wanted):  # decode and detect few systems have
         can = {"fuse": "bring words and pictures together", "see": "look at pictures", "towers": "compare pictures with texts"}
-        can |= {"decode": "write", "detect": "find things in pictures"}
+        can |= {"decode": "write", "detect": "find things in pictures", "read": "read texts alone"}
         does = " or ".join(can[offer] for offer in wanted)
         able = [entry.name for entry in catalogue("systems").values() if set(wanted) & set(entry.offers)]
         raise UserError(f"{task} needs a system that can {does}; {name} does not, these do: {', '.join(able)}")
@@ -165,7 +181,7 @@ def system_class(name: str) -> type[System]:
 
 
 def task(name: str) -> ModuleType:
-    """The module of a task: its class is `task_class(name)`, its fine-tuning defaults are `finetuning(recipe)`."""
+    """The module of a task: its class is `task_class(name)`, its fine-tuning defaults are `finetuning(recipe)`, if it is tuned."""
     return _module("tasks", name)
 
 
@@ -173,6 +189,16 @@ def task_class(name: str) -> type[Task]:
     from diptych.contracts import Task
 
     return _only_class(task(name), Task)
+
+
+def finetuning(name: str, system_name: str, before: Recipe) -> Recipe:
+    """What a task is fine-tuned by where nothing else is said: the system as before, with what the task needs of it."""
+    suits(name, system_name)
+    if not hasattr(task(name), "finetuning"):
+        raise UserError(f"{name} asks what pre-training has taught, so nothing is tuned for it: diptych evaluate {name} --from RUN")
+    fitted = system_class(system_name).for_task(before.system, task_class(name).reads)
+    data = before.data.model_copy(update={"pairs": None})  # questions come as they are
+    return task(name).finetuning(before.model_copy(update={"system": fitted, "data": data}))
 
 
 def recipe(saved: Mapping[str, Any], system_name: str, task_name: str | None = None) -> Recipe:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +28,16 @@ from diptych.config import Recipe, UserError
 from diptych.contracts import Batch, Fused, Sample, System, Task, Tokenizer, Towers
 from diptych.data.collate import Collate
 from diptych.data.picture import BrokenPicture, decode, decode_sample
+from diptych.data.stream import InOrder
 from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.nn.transport import transport
 from diptych.regions.store import RegionStore
-from diptych.tasks.captioning import Writes
+from diptych.tasks.caption import Writes
 from diptych.tasks.detection import Detects
+from diptych.tasks.retrieval import Retrieval
 from diptych.text import tokenizer as vocabulary
+from diptych.train.run import EVALUATION_BATCH
 
 Picture = str | Path | bytes | Image | NDArray[np.uint8]
 
@@ -44,6 +47,34 @@ class Answers(Protocol):
     """A task that answers in words."""
 
     def answer(self, batch: Batch, top: int = 5) -> list[list[tuple[str, float]]]: ...
+
+
+@runtime_checkable
+class Entails(Protocol):
+    """A task that says whether a picture entails a sentence."""
+
+    def entails(self, batch: Batch) -> list[dict[str, float]]: ...
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """A task that says whether a sentence is true of two pictures."""
+
+    def compare(self, batch: Batch) -> list[dict[str, float]]: ...
+
+
+class Place(NamedTuple):
+    """Where something may be."""
+
+    box: tuple[float, float, float, float]  # xyxy in [0, 1]
+    probability: float
+
+
+@runtime_checkable
+class Grounds(Protocol):
+    """A task that points at what a text means."""
+
+    def ground(self, batch: Batch, top: int = 5) -> Sequence[Sequence[tuple[Sequence[float], float]]]: ...
 
 
 class Guess(NamedTuple):
@@ -81,6 +112,7 @@ class Reply(NamedTuple):
     guesses: list[Guess]
     picture: NDArray[np.uint8]
     look: Look
+    boxes: tuple[tuple[float, float, float, float], ...] = ()  # where each guess is, if it is a place; xyxy in [0, 1]
 
 
 def load(source: str | Path, device: str | torch.device | None = None) -> Model:
@@ -113,7 +145,7 @@ class Model:
     @cached_property
     def regions(self) -> RegionStore | None:
         """What a detector saw, for a system that reads that: the store that the run was trained with."""
-        if not self.system.reads_regions:
+        if not (self.system.reads_regions or (self.task and self.task.reads_regions(self.task.config))):
             return None
         if not self.about.get("regions"):
             raise UserError(f"{self.folder}: its config.json names no region store, and {self.about['system']} reads one")
@@ -128,6 +160,16 @@ class Model:
         return self.module.system if isinstance(self.module, Task) else self.module
 
     # -------------------------------------------------------------------------------------------------------- verbs
+
+    @torch.inference_mode()
+    def compare(self, shown: Sequence[Sample], texts: Sequence[str]) -> NDArray[np.float32]:
+        """[I, C] cosines of every picture with every text, each encoded once: what proposes in a cascade of retrieval."""
+        if not self._has_towers:
+            raise self._cannot("embed pictures or texts by themselves")
+        pictures, said = [Sample(one.key, one.images) for one in shown], [Sample(text, texts=(text,)) for text in texts]
+        a_IE = torch.cat([self.system.towers(batch).a_BE for batch in self._batches(pictures)])
+        b_CE = torch.cat([self.system.towers(batch).b_BE for batch in self._batches(said)])
+        return (a_IE @ b_CE.T).float().cpu().numpy()
 
     @torch.inference_mode()
     def embed_image(self, image: Picture) -> NDArray[np.float32]:
@@ -168,6 +210,22 @@ class Model:
             raise self._cannot("answer", "vqa")
         (guesses,) = self.task.answer(self._rows(image, [question]), top)
         return [Guess(*guess) for guess in guesses]
+
+    @torch.inference_mode()
+    def entails(self, image: Picture, text: str) -> list[Guess]:
+        """Whether the picture entails the text, contradicts it or leaves it open (neutral), the likeliest first."""
+        if not isinstance(self.task, Entails):
+            raise self._cannot("say what a picture entails", "ve")
+        (chances,) = self.task.entails(self._rows(image, [text]))
+        return _guesses(chances)
+
+    @torch.inference_mode()
+    def compare_images(self, left: Picture, right: Picture, text: str) -> list[Guess]:
+        """Whether the text is true of two pictures, "True" or "False", the likelier first."""
+        if not isinstance(self.task, Compares):
+            raise self._cannot("compare pictures", "nlvr2")
+        (chances,) = self.task.compare(self._rows((left, right), [text]))
+        return _guesses(chances)
 
     @torch.inference_mode()
     def fill(self, image: Picture | None, text: str, top: int = 5) -> list[list[Guess]]:
@@ -211,8 +269,16 @@ class Model:
         ]
 
     @torch.inference_mode()
+    def ground(self, image: Picture, text: str, top: int = 5) -> list[Place]:
+        """Where the thing is that a phrase means, likeliest place first."""
+        if not isinstance(self.task, Grounds):
+            raise self._cannot("point at things", "rec")
+        (found,) = self.task.ground(self._rows(image, [text]), top)
+        return [Place((x1, y1, x2, y2), chance) for (x1, y1, x2, y2), chance in found]
+
+    @torch.inference_mode()
     def ask(self, image: Picture, text: str, top: int = 5) -> Reply:
-        """Whatever the head answers, and where the model looked: words for the first [MASK], else an answer, else a match.
+        """Whatever the head says, and where it looked: words for the first [MASK], else an answer or label, a place, a match.
 
         Texts between bars ("a cat | a dog") are chosen from.
         """
@@ -220,6 +286,10 @@ class Model:
             verb, guesses = "fill", self.fill(image, text, top)[0]
         elif isinstance(self.task, Answers):
             verb, guesses = "answer", self.answer(image, text, top)
+        elif isinstance(self.task, Entails):
+            verb, guesses = "entails", self.entails(image, text)
+        elif isinstance(self.task, Grounds):
+            return self._pointed(image, text, top)
         elif len(texts := [part.strip() for part in text.split("|") if part.strip()]) > 1:
             verb, guesses = "choose", self.choose(image, texts)[:top]
         else:
@@ -227,6 +297,14 @@ class Model:
             both = [Guess("matches", yes), Guess("does not match", 1 - yes)]
             verb, guesses = "match", sorted(both, key=lambda guess: -guess.probability)
         return Reply(verb, guesses, decode(_stored(image)), self.look(image, text))
+
+    def _pointed(self, image: Picture, text: str, top: int) -> Reply:
+        """Places by their corners in pixels."""
+        places, picture = self.ground(image, text, top), decode(_stored(image))
+        size = (picture.shape[1], picture.shape[0]) * 2
+        corners = [" ".join(f"{v * side:.0f}" for v, side in zip(place.box, size, strict=True)) for place in places]
+        guesses = [Guess(said, place.probability) for said, place in zip(corners, places, strict=True)]
+        return Reply("ground", guesses, picture, self.look(image, text), tuple(place.box for place in places))
 
     @torch.inference_mode()
     def transport(self, image: Picture, text: str) -> Moved:
@@ -244,8 +322,11 @@ class Model:
 
     @torch.inference_mode()
     def look(self, image: Picture, text: str) -> Look:
-        """What the hidden word looks at: the first [MASK] (of a cloze, behind the question), or else [CLS]; of towers, nothing."""
-        if self._has_towers:
+        """What the hidden word looks at: the first [MASK] (of a cloze, behind the question), or else [CLS].
+
+        Nothing where towers compare.
+        """
+        if self._has_towers and (self.task is None or "towers" in self.task.reads):
             return Look(np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
         batch = self._rows(image, [text])
         hidden = (batch.text_BT[0] == self.tokenizer.mask_id).nonzero()[:, 0].tolist()
@@ -291,8 +372,7 @@ class Model:
         if self.task is not None or kind.needs_labels:
             raise self._cannot(f"be evaluated on {name}", name)
         find.suits(name, self.about["system"])
-        config = find.task(name).finetuning(self.recipe).task
-        return kind(config, self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
+        return kind(kind.Config(), self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
     @property
     def _has_towers(self) -> bool:
@@ -303,19 +383,25 @@ class Model:
             raise self._cannot("embed pictures or texts by themselves")
         return self.system.towers(self._rows(image, texts, labelled=False))
 
-    def _rows(self, image: Picture | None, texts: Sequence[str], labelled: bool = True) -> Batch:
-        """The texts beside one picture, or none, as rows of one batch."""
-        if image is not None and type(self.system).see is System.see:
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+        collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
+        in_order = InOrder(list(samples), collate, lambda batch: batch, Draw(0), self.recipe.data.image, EVALUATION_BATCH)
+        return (delivery.batch.to(next(self.module.parameters()).device) for delivery in in_order.loader(0))
+
+    def _rows(self, image: Picture | tuple[Picture, ...] | None, texts: Sequence[str], labelled: bool = True) -> Batch:
+        """The texts beside one picture, several, or none, as rows of one batch."""
+        given = image if isinstance(image, tuple) else () if image is None else (image,)
+        if given and type(self.system).see is System.see:
             raise self._cannot("look at pictures")
-        images = () if image is None else (_stored(image),)
+        images = tuple(_stored(one) for one in given)
         seen = () if self.regions is None else tuple(self.regions[stored] for stored in images)
         sample = Sample("asked", images, tuple(texts), regions=seen)
         collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
         try:
             pictures = [decode_sample(sample, self.recipe.data.image)]
         except BrokenPicture as error:
-            name = image if isinstance(image, str | Path) else "the picture"
-            raise UserError(f"{name}: cannot be read as a picture: {error}") from None
+            names = [str(one) if isinstance(one, str | Path) else "the picture" for one in given]
+            raise UserError(f"{' or '.join(names)}: cannot be read as a picture: {error}") from None
         batch = collate([sample], pictures, [0], Draw(0))
         if labelled and self.task is not None:
             batch = self.task.label(batch)  # a task may put more into the text than labels
@@ -329,6 +415,24 @@ class Model:
         )
         remedy = f"; `diptych finetune {task} --from {self.folder}` gives a model that can" if task else ""
         return UserError(f"{kind} cannot {verb}{remedy}")
+
+
+def with_proposer(judged: Task) -> None:
+    """Give a retrieval in cascade the run that its configuration names."""
+    if not isinstance(judged, Retrieval) or not judged.config.cascade:
+        return
+    key = f"task.cascade={judged.config.cascade}"
+    if judged.has_towers:
+        raise UserError(f"{key}: towers compare all with all as it is; a cascade spares pairs to systems that fuse")
+    first = load(judged.config.cascade, next(judged.parameters()).device)
+    if not first._has_towers:
+        able = ", ".join(name for name, entry in find.catalogue("systems").items() if "towers" in entry.offers)
+        raise UserError(f"{key}: a {first.about['system']} has no towers to propose with; these have: {able}")
+    judged.proposer = first.compare
+
+
+def _guesses(chances: Mapping[str, float]) -> list[Guess]:
+    return sorted((Guess(*pair) for pair in chances.items()), key=lambda guess: -guess.probability)
 
 
 def _stored(image: Picture) -> Path | bytes:

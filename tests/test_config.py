@@ -148,14 +148,21 @@ def test_later_layers_win(tmp_path: Path):
         ),
         ("system.fusion.kind=duel", "system.fusion.kind cannot be 'duel'; did you mean 'dual'?"),
         ("system.kind=soho", "system.kind cannot be 'soho'; valid: toy"),
-        ("train.lr=-1", "Input should be greater than 0, not -1"),
-        ("train.lr=fast", "should be a valid number, unable to parse string as a number, not 'fast'"),
+        ("train.lr=-1", "must be greater than 0, not -1"),
+        ("train.lr=fast", "must be a valid number, unable to parse string as a number, not 'fast'"),
         ("train.lr.x=1", "train.lr is one value (0.001), it has no 'x' in it"),
         ("train.betas.5=1", "train.betas is a list of 2"),
         ("train.lr", "write it as a.b=c"),
         ("=1", "write it as a.b=c"),
         ("train.lr={", "not valid YAML"),
         ("system.fusion.layers=0", "greater than 0, not 0"),
+        ("train=null", "train cannot be null, it holds keys of its own: steps, batch_size"),
+        ("data.image=3", "data.image cannot be 3, it holds keys of its own: short, long, multiple, augment"),
+        ("system.fusion=dual", "system.fusion cannot be 'dual', it holds keys of its own: system.fusion.kind=single or dual"),
+        ("data.pairs=yes", "data.pairs cannot be True, it holds keys of its own: short; null switches it off"),
+        ("train.betas=3", "must be a list, as in [a, b], not 3"),
+        ("train.betas=[.9]", "is missing"),
+        ("train.steps=null", "must be a valid integer, not null"),
     ],
 )
 def test_a_mistake_on_the_command_line(setting: str, said: str):
@@ -169,8 +176,8 @@ def test_a_mistake_on_the_command_line(setting: str, said: str):
     [
         ("train:\n  lr: 1\n  lrr: 2", "line 3: unknown key 'train.lrr'; did you mean 'train.lr'?"),
         ("train:\n  lr: 1\n  lr: 2", "line 3: train.lr is given twice"),
-        ("train:\n  lr: -1\n  steps: many", "line 2: train.lr: Input should be greater than 0, not -1"),
-        ("train: {lr: -1}\nsystem:\n  fusion:\n    layers: x", "line 4: system.fusion.layers: Input should be a valid integer"),
+        ("train:\n  lr: -1\n  steps: many", "line 2: train.lr: must be greater than 0, not -1"),
+        ("train: {lr: -1}\nsystem:\n  fusion:\n    layers: x", "line 4: system.fusion.layers: must be a valid integer"),
         ("train: [\n", "line 2: not valid YAML"),
         ("- a\n- b", "a configuration is keys and values"),
     ],
@@ -192,6 +199,13 @@ def test_a_part_that_is_absent_and_of_many_kinds_asks_for_its_kind():
     with pytest.raises(UserError, match=r"say first which kind: system\.hinge\.kind=single or dual"):
         resolve(recipe, from_setting("system.hinge.layers=3"))
     assert resolve(recipe, from_setting("system.hinge={layers: 3, kind: dual}")).system == Host(hinge=Dual(layers=3))
+
+
+def test_two_names_that_are_as_near_are_both_meant():
+    assert config.nearest("vitl", ["vit", "vilt", "soho"]) == "; did you mean 'vit' or 'vilt'?"
+    assert config.nearest("vilq", ["vit", "vilt", "soho"], "x.") == "; did you mean 'x.vilt'?"
+    assert config.nearest("coco", ["concepts", "coco_captions"]) == "; did you mean 'coco_captions'?"
+    assert config.nearest("q", ["vit", "soho"]) == "; valid: soho, vit"
 
 
 def test_differences_name_keys():

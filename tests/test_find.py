@@ -25,7 +25,7 @@ def test_every_listed_preset_is_a_recipe_that_can_be_saved_and_read(spec: str):
     assert find.recipe(found.recipe.model_dump(mode="json"), found.name) == found.recipe
 
 
-@pytest.mark.parametrize("name", find.catalogue("tasks"))
+@pytest.mark.parametrize("name", [name for name in find.catalogue("tasks") if hasattr(find.task(name), "finetuning")])
 @pytest.mark.parametrize("spec", ["vilt:tiny", "vilt:paper"])
 def test_every_listed_task_fine_tunes_any_recipe(name: str, spec: str):
     task = find.task_class(name)

@@ -79,6 +79,7 @@ class Report:
     purposes: dict[str, tuple[str, ...]]  # of each reader
     recipe: Recipe
     held: dict[str, dict[str, Held]] = field(default_factory=dict)  # reader -> split -> numbers
+    asking: set[str] = field(default_factory=set)  # readers whose texts are questions
     problems: list[tuple[str, Problem]] = field(default_factory=list)  # with the reader they keep from being used; "": all
     pictures: dict[str, set[str]] = field(default_factory=dict)  # path -> splits
     looked: int = 0  # pictures that were drawn to be decoded
@@ -190,7 +191,7 @@ def check(
                 report.pictures.setdefault(path, set()).add(of)
             pictures |= paths.keys()
             texts += len(sample.texts)
-            _tell(report, sample, is_asked="vqa" in report.purposes[reader_name])
+            _tell(report, reader_name, sample)
             if drawn is None or number in drawn:
                 for path in paths.keys() - looked.keys():
                     looked[path] = _look(report, path, paths[path])
@@ -257,9 +258,10 @@ def _name(sample: Sample, place: int) -> str:
 # ------------------------------------------------------------------------------------------------------ looking
 
 
-def _tell(report: Report, sample: Sample, is_asked: bool) -> None:
-    if is_asked:
-        report.answers.update([sample.labels["answer"]] if "answer" in sample.labels else [])
+def _tell(report: Report, reader: str, sample: Sample) -> None:
+    if sample.is_question:
+        report.asking.add(reader)
+        report.answers.update(str(sample.labels[name]) for name in ("answer", "label") if name in sample.labels)
     else:
         report.languages[sample.language] += len(sample.texts)
         report.captions.update(map(hash, sample.texts))
@@ -337,7 +339,7 @@ def lines(report: Report) -> list[str]:
     told = [f"{report.name}: {len(report.pictures):,} picture{'s' * (len(report.pictures) != 1)}"]
     for reader, held in report.held.items():
         told.append(f"  {reader}, for {', '.join(report.purposes[reader])}")
-        heading = "questions" if "vqa" in report.purposes[reader] else "captions"
+        heading = "questions" if reader in report.asking else "captions"
         told += [f"    {'split':18}{'samples':>10}{'pictures':>10}{heading:>11}"] * bool(held)
         told += [f"    {split:18}{n.samples:>10,}{n.pictures:>10,}{n.texts:>11,}" for split, n in held.items()]
     told += [f"  {name:12}{fact}" for name, fact in _facts(report)]

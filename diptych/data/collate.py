@@ -20,7 +20,19 @@ import torch
 from torch import Tensor
 
 from diptych.config import DataConfig, TextConfig, UserError
-from diptych.contracts import ROWS_PER_SAMPLE, Batch, Detected, Encoding, Images, Phrase, Regions, Sample, Texts, Tokenizer
+from diptych.contracts import (
+    ROWS_PER_SAMPLE,
+    Annotated,
+    Batch,
+    Detected,
+    Encoding,
+    Images,
+    Phrase,
+    Regions,
+    Sample,
+    Texts,
+    Tokenizer,
+)
 from diptych.data.pairs import Pair, pack
 from diptych.data.picture import Box, Pixels, flip, randaugment, resize
 from diptych.draw import Draw
@@ -53,17 +65,15 @@ class Collate:
         row_B = np.array([sample_ids[i] * ROWS_PER_SAMPLE + place for i, place in rows], dtype=np.int64)
         pairs = self._pairs(samples, rows, row_B, draw, others)
         encodings = [true.encoding for true, _ in pairs] if pairs else [self._encode(_text(samples[i], place)) for i, place in rows]
-        false = (
-            [false.encoding if false else NOTHING for _, false in pairs]
-            if pairs
-            else self._false_texts(samples, rows, row_B, draw, others)
-        )
+        false, false_phrases = [false.encoding if false else NOTHING for _, false in pairs], ()
+        if not pairs:
+            false, false_phrases = zip(*self._false_texts(samples, rows, row_B, draw, others), strict=True)
         length = max(len(encoding.ids) for encoding in (*encodings, *false))  # common, so that objectives can swap texts in place
         texts = texts_of(encodings, self.tokenizer.pad_id, length, [true.second for true, _ in pairs])
         false_text = None
         if any(encoding.ids for encoding in false):
             false_text = texts_of(false, self.tokenizer.pad_id, length, [pair.second if pair else 0 for _, pair in pairs])
-        images, regions, image_of_SN = self._see(samples, pictures, sample_ids, draw)
+        images, regions, annotated, image_of_SN = self._see(samples, pictures, sample_ids, draw)
         sample_of_B = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(
             text_BT=texts.token_BT,
@@ -74,6 +84,7 @@ class Collate:
             image_of_BN=None if images is None else image_of_SN[sample_of_B],
             images=images,
             regions=regions,
+            annotated=annotated,
             false_text=false_text,
             keys=tuple(samples[i].key for i, _ in rows),
             samples=tuple(samples[i] for i, _ in rows),
@@ -81,6 +92,7 @@ class Collate:
                 _in_tokens(samples[i].phrases[place], encoding) if samples[i].phrases and not pairs else ()
                 for (i, place), encoding in zip(rows, encodings, strict=True)
             ),
+            false_phrases=false_phrases if any(false_phrases) else (),
             others=() if others is None else tuple(tuple(others[i]) for i, _ in rows),
         )
 
@@ -128,34 +140,42 @@ class Collate:
         row_B: np.ndarray,
         draw: Draw,
         others: Sequence[Sequence[Sample]] | None,
-    ) -> list[Encoding]:
+    ) -> list[tuple[Encoding, tuple[Phrase, ...]]]:
         """A text for each row that is not true of its picture: the data set's own checked one, or one of another sample.
 
         Another's where the set has none, and in `data.foreign` of the rows: near texts alone never show what a text about
         something quite different looks like. Where neither is there, the encoding has no tokens at all and the row of
-        `Batch.false_text` is masked out.
+        `Batch.false_text` is masked out. Its phrases are marked as the true one's are, or what is hidden would tell them apart.
         """
         is_foreign_B = draw.uniform("foreign", row_B)[:, 0] < self.data.foreign
         lot_B = draw.uniform("false text", row_B)[:, 0].tolist()
-        chosen = []
+        chosen: list[tuple[Encoding, tuple[Phrase, ...]]] = []
         for (i, place), is_foreign, lot in zip(rows, is_foreign_B.tolist(), lot_B, strict=True):
-            text = samples[i].false_texts[place] if samples[i].false_texts and not is_foreign else ""
+            sample, phrases = samples[i], ()
+            text = sample.false_texts[place] if sample.false_texts and not is_foreign else ""
+            if text and sample.phrases:
+                phrases = _in_false(sample.texts[place], text, sample.phrases[place])
             if not text and others is not None:
-                foreign = next((left for other in others[i] if (left := foreign_texts(samples[i], other))), None)
-                text = foreign[int(lot * len(foreign))] if foreign else ""
-            chosen.append(self._encode(text) if text else NOTHING)
+                other, left = next(((one, left) for one in others[i] if (left := _foreign(sample, one))), (sample, []))
+                if left:
+                    place = left[int(lot * len(left))]
+                    text = other.texts[place]
+                    phrases = [phrase._replace(box=None) for phrase in other.phrases[place]] if other.phrases else ()
+            encoding = self._encode(text) if text else NOTHING
+            chosen.append((encoding, _in_tokens(phrases, encoding)))
         return chosen
 
     # ---------------------------------------------------------------------------------------------------- pictures
 
     def _see(
         self, samples: Sequence[Sample], pictures: Sequence[Sequence[Pixels]], sample_ids: Sequence[int], draw: Draw
-    ) -> tuple[Images | None, Regions | None, Tensor]:
-        """Distinct pictures, their boxes, and which of them each sample uses [S, N]."""
+    ) -> tuple[Images | None, Regions | None, Annotated | None, Tensor]:
+        """Distinct pictures, what is in them, their annotated boxes, and which of them each sample uses [S, N]."""
         slots = max((len(p) for p in pictures), default=0)
         image_of_SN = torch.full((len(samples), slots), -1, dtype=torch.int64)
         pixels: list[Pixels] = []
         boxes: list[list[Box]] = []
+        sizes: list[tuple[int, ...]] = []
         detected: list[Detected] = []
         known: dict[tuple[object, object], int] = {}
         for i, (sample, own) in enumerate(zip(samples, pictures, strict=True)):
@@ -167,13 +187,16 @@ class Collate:
                     resized, moved = self._prepare(sample, n, pixel_HW3, sample_ids[i], draw)
                     pixels.append(resized)
                     boxes.append(moved)
+                    sizes.append(pixel_HW3.shape[:2])
                     detected += sample.regions[n : n + 1]
                 image_of_SN[i, n] = known[key]
         if not pixels:
-            return None, None, image_of_SN
+            return None, None, None, image_of_SN
         if detected and len(detected) != len(pixels):
             raise UserError(f"{len(pixels) - len(detected)} of {len(pixels)} pictures of a batch come without region features")
-        return _padded(pixels), _detected(detected) if detected else _regions(boxes), image_of_SN
+        annotated = _annotated(boxes, sizes)
+        own = None if annotated is None else Regions(annotated.box_IR4, annotated.mask_IR)
+        return _padded(pixels), _detected(detected) if detected else own, annotated, image_of_SN
 
     def _prepare(self, sample: Sample, n: int, pixel_HW3: Pixels, sample_id: int, draw: Draw) -> tuple[Pixels, list[Box]]:
         """The n-th picture of a sample at its final size, augmented in training, and its boxes in [0, 1]."""
@@ -195,8 +218,25 @@ class Collate:
 
 def foreign_texts(sample: Sample, other: Sample) -> list[str]:
     """Texts of another sample that this one does not have: false of its picture, as far as the data can tell."""
+    return [other.texts[place] for place in _foreign(sample, other)]
+
+
+def _foreign(sample: Sample, other: Sample) -> list[int]:
     own = set(sample.texts)
-    return [text for text in other.texts if text not in own]
+    return [place for place, text in enumerate(other.texts) if text not in own]
+
+
+def _in_false(true: str, false: str, phrases: Sequence[Phrase]) -> tuple[Phrase, ...]:
+    """The same words' spans in a near text; none where words were added or left out."""
+    here, there = ([word.span() for word in re.finditer(r"\w+", text)] for text in (true, false))
+    if len(here) != len(there):
+        return ()
+    moved = []
+    for phrase in phrases:
+        words = [n for n, (start, end) in enumerate(here) if start < phrase.end and end > phrase.start]
+        if words:
+            moved.append(phrase._replace(start=there[words[0]][0], end=there[words[-1]][1], box=None))
+    return tuple(moved)
 
 
 def texts_of(encodings: Sequence[Encoding], pad_id: int, length: int, second: Sequence[int] = ()) -> Texts:
@@ -251,7 +291,7 @@ def _padded(pixels: Sequence[Pixels]) -> Images:
     return Images(torch.from_numpy(pixel_I3HW), torch.from_numpy(mask_IHW))
 
 
-def _regions(boxes: Sequence[Sequence[Box]]) -> Regions | None:
+def _annotated(boxes: Sequence[Sequence[Box]], sizes: Sequence[tuple[int, ...]]) -> Annotated | None:
     """Boxes of each picture, in the order of `Sample.boxes`; one without area is masked out but keeps its place."""
     most = max(len(own) for own in boxes)
     if most == 0:
@@ -260,7 +300,7 @@ def _regions(boxes: Sequence[Sequence[Box]]) -> Regions | None:
     for i, own in enumerate(boxes):
         box_IR4[i, : len(own)] = np.array(own, dtype=np.float32).reshape(-1, 4)
     has_area_IR = (box_IR4[..., 2] > box_IR4[..., 0]) & (box_IR4[..., 3] > box_IR4[..., 1])
-    return Regions(torch.from_numpy(box_IR4), torch.from_numpy(has_area_IR))
+    return Annotated(torch.from_numpy(box_IR4), torch.from_numpy(has_area_IR), torch.tensor(sizes))
 
 
 def _detected(pictures: Sequence[Detected]) -> Regions:

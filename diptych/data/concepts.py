@@ -2,11 +2,13 @@
 
     DIR/wit/SPLIT.tsv.gz, DIR/images/     as written by `diptych data make names`; pictures of two or three things are left out
 
-For questions about pictures alone (tasks/probe.py). Splits tell artists that a pre-training on `names` has seen from others:
+For questions about pictures alone (tasks/probe.py) and about names, the English ones (tasks/zeroshot.py). Splits tell what a
+pre-training on `names` has seen:
 
     train   drawings by the four artists of the names' `train`, but for one of each concept that has several
     seen    that one: its artist is known from the other concepts. Pre-training has met the picture too, never with its label
     val     the fifth artist        test   the sixth and seventh       unseen in pre-training, and in `train`
+    test-concept   by the sixth and seventh, too, and of things that neither has seen or read of
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from diptych.contracts import Sample
 from diptych.data import files
 from diptych.draw import Draw
 
-_TABLE = {"train": "train", "seen": "train", "val": "val", "test": "test"}
+_TABLE = {"train": "train", "seen": "train", "val": "val", "test": "test", "test-concept": "test-concept"}
 _PAGE = "diptych:names/"
 
 
@@ -45,11 +47,14 @@ class Concepts:
     def __init__(self, root: Path, split: str, limit: int | None):
         self._table, self._settings = root / f"wit/{_TABLE[split]}.tsv.gz", (split, limit)
         drawings: dict[str, list[str]] = {}  # concept -> its pictures, in the order of the table
+        called: dict[str, dict[str, str]] = {}  # the English name, where the table has one
         try:
             with gzip.open(self._table, "rt", encoding="utf-8", newline="") as text:
                 for row in csv.DictReader(text, delimiter="\t"):
                     concept = row["page_url"].removeprefix(_PAGE)
                     own = drawings.setdefault(concept, [])
+                    if row.get("language") == "en":
+                        called[concept] = {"name": row["caption_reference_description"]}
                     if "+" not in concept and row["image_url"] not in own:
                         own.append(row["image_url"])
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, KeyError) as error:
@@ -60,7 +65,7 @@ class Concepts:
         if not shown:
             raise UserError(f"{self._table}: no picture of a single thing")
         self._samples = [
-            Sample(key=picture, images=(root / "images" / picture,), labels={"label": concept}, group=concept)
+            Sample(picture, (root / "images" / picture,), labels={"label": concept, **called.get(concept, {})}, group=concept)
             for concept, picture in shown
         ]
 
@@ -89,7 +94,7 @@ def example(root: Path) -> None:
     files.example_pictures(root / "images", [picture for _, picture in drawn])
     (root / "wit").mkdir()
     (root / "dataset.json").write_text('{"dataset": "names"}\n')
-    for split in ("train", "val", "test"):
+    for split in dict.fromkeys(_TABLE.values()):
         with gzip.open(root / f"wit/{split}.tsv.gz", "wt", encoding="utf-8", newline="") as text:
             table = csv.writer(text, delimiter="\t", lineterminator="\n")
             table.writerows([("page_url", "image_url"), *((_PAGE + concept, picture) for concept, picture in drawn)])

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from diptych.config import UserError, nearest
 from diptych.contracts import Sample
-from diptych.data import files
+from diptych.data import files, jsonl
 from diptych.data.files import Problem
+from diptych.data.jsonl import Line
 
-_NAME = "The data"
 _KINDS = (".jsonl", ".csv", ".tsv")
 _TABLES = [f"{name}{kind}" for name in ("captions", "metadata") for kind in _KINDS]
 _IMAGE = ("image", "file_name", "filename", "file", "path")
@@ -36,15 +37,16 @@ _CAPTION = ("caption", "text", "captions", "texts")
 _GLANCE = 10_000  # files looked at before a folder is held to have no texts beside its pictures
 
 
-class _Line(NamedTuple):
+@dataclass(frozen=True)
+class _Line(Line):
     """What one place says of one picture."""
 
-    where: str  # file:line
-    image: str  # relative to the folder
     captions: tuple[str, ...]
-    split: str
-    language: str
-    group: str
+    language: str = "en"
+
+    @property
+    def image(self) -> str:
+        return self.images[0]
 
 
 class Folder:
@@ -55,7 +57,7 @@ class Folder:
     def recognises(root: Path) -> bool:
         """Also a folder of nothing but pictures, so that the error says what to add."""
         if root.is_file():
-            return root.suffix in _KINDS and '"question"' not in files.first_line(root)
+            return root.suffix in _KINDS and not jsonl.asks(root)
         if not root.is_dir():
             return False
         return _table(root) is not None or _is_bare(root) or any(_beside(islice(root.rglob("*"), _GLANCE)))
@@ -64,22 +66,14 @@ class Folder:
     def open(cls, root: Path, split: str, limit: int | None = None) -> Folder:
         lines, _, problems = _read(root)
         files.refuse(problems)
-        wanted = [line for line in lines if split in ("all", _split(line))]
-        if not wanted:
-            splits = [*dict.fromkeys(_split(line) for line in lines), "all"]
-            if split in files.HASHED and not lines[0].split:
-                raise files.empty_split(_NAME, split, splits, root, len({line.image for line in lines}))
-            raise files.no_split(_NAME, split, splits, root)
-        return cls(root, split, limit, wanted)
+        return cls(root, split, limit, jsonl.in_split(lines, split, root))
 
     @classmethod
     def survey(cls, root: Path) -> tuple[dict[str, Folder], list[Problem]]:
         """Every split as far as it can be read, and all that is amiss: what `open` stops at, and pictures that are not used."""
         lines, named, problems = _read(root)
-        by_split: dict[str, list[_Line]] = {}
-        for line in lines:
-            by_split.setdefault(_split(line), []).append(line)
-        return {split: cls(root, split, None, its) for split, its in by_split.items()}, problems + _unused(root, named)
+        parts = jsonl.by_split(lines)
+        return {split: cls(root, split, None, its) for split, its in parts.items()}, problems + _unused(root, named)
 
     def __init__(self, root: Path, split: str, limit: int | None, lines: Sequence[_Line]):
         self._table, self._settings = _table(root), (split, limit)
@@ -93,7 +87,7 @@ class Folder:
             key = f"{image}@{language}" if image in seen else image
             seen.add(image)
             texts = tuple(dict.fromkeys(caption for line in said for caption in line.captions))
-            self._samples.append(Sample(key, (folder / image,), texts, language=language, group=said[0].group or image))
+            self._samples.append(Sample(key, (folder / image,), texts, language=language, group=said[0].group))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -126,20 +120,8 @@ def _read(root: Path) -> tuple[list[_Line], set[str], list[Problem]]:
         raise UserError(f"{root}: no such folder, nor a {', '.join(_KINDS)}")
     silent = {line.where for line in lines if not line.captions}
     problems += [Problem("lines without a caption", f"{x.where}: no caption for {x.image}") for x in lines if x.where in silent]
-    gone = files.absent(folder, dict.fromkeys(line.image for line in lines))
-    problems += [
-        Problem("captions without a picture", f"{line.where}: no picture {folder / line.image}")
-        for line in lines
-        if line.image in gone
-    ]
-    if any(line.split for line in lines):
-        problems += [
-            Problem("lines without a split", f"{line.where}: no split for {line.image}, while other lines have one")
-            for line in lines
-            if not line.split
-        ]
-    sound = [line for line in lines if line.where not in silent and line.image not in gone]
-    return sound, {line.image for line in lines}, problems
+    complete, more = jsonl.sound(lines, folder, "captions")
+    return [line for line in complete if line.where not in silent], {line.image for line in lines}, problems + more
 
 
 def _of_table(table: Path, problems: list[Problem]) -> Iterator[_Line]:
@@ -157,7 +139,8 @@ def _of_texts(root: Path, problems: list[Problem]) -> Iterator[_Line]:
     for path in told:
         text = path.with_suffix(".txt")
         captions = tuple(caption for _, line in files.text_lines(text, problems) if (caption := line.strip()))
-        yield _Line(str(text), path.relative_to(root).as_posix(), captions, "", "en", "")
+        image = path.relative_to(root).as_posix()
+        yield _Line(str(text), (image,), "", image, captions)
     if not pictures:
         problems.append(Problem("empty folders", f"{root} has neither pictures nor captions"))
     elif not told:
@@ -185,7 +168,8 @@ def _line(where: str, row: Mapping[str, Any]) -> _Line:
         raise UserError(f"{where}: the caption of {image} must be a text or a list of texts, not {json.dumps(said)}")
     split, language, group = (str(row.get(name) or "").strip() for name in ("split", "language", "group"))
     texts = tuple(text for caption in captions if (text := caption.strip()))
-    return _Line(where, files.relative(image), texts, split, language or "en", group)
+    image = files.relative(image)
+    return _Line(where, (image,), split, group or image, texts, language or "en")
 
 
 def _unused(root: Path, named: set[str]) -> list[Problem]:
@@ -198,10 +182,6 @@ def _unused(root: Path, named: set[str]) -> list[Problem]:
     pictures = {path.with_suffix("") for path in _pictures(root)}
     alone = sorted(path for path in root.rglob("*.txt") if path.with_suffix("") not in pictures)
     return [Problem("captions without a picture", f"{path}: no picture of this name", is_fatal=False) for path in alone]
-
-
-def _split(line: _Line) -> str:
-    return line.split or files.hashed_split(line.group or line.image)
 
 
 def _table(root: Path) -> Path | None:

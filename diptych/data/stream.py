@@ -79,6 +79,7 @@ class Stream(Dataset["Delivery | Refusal"]):
     ranks: int = 1
     negatives: int = 1  # samples of other draws handed to `collate` beside each sample
     foreign: bool = False  # they are wanted even where a sample brings false texts of its own
+    shuffled: bool = False  # every text beside another sample's picture
     pictures: bool = True  # False: nothing is decoded, and samples go on without pictures
 
     def __post_init__(self) -> None:
@@ -108,7 +109,7 @@ class Stream(Dataset["Delivery | Refusal"]):
             others.append(self._others(reader, sample, index, chance_J))
         batch = replace(self.collate(samples, pictures, draw_N.tolist(), self.draw, others), step=k // self.accumulate)
         batch = self.corrupt(self.label(batch), self.draw)
-        return Delivery(replace(batch, samples=(), phrases=(), others=()), tuple(broken))
+        return Delivery(replace(batch, samples=(), phrases=(), false_phrases=(), others=()), tuple(broken))
 
     def draws_of(self, k: int) -> NDArray[np.int64]:
         """Which draws of the global order item k consists of."""
@@ -126,6 +127,8 @@ class Stream(Dataset["Delivery | Refusal"]):
             sample = reader[index]
             if not self.pictures:
                 return replace(sample, images=()), ()
+            if self.shuffled:
+                sample = _beside_another(sample, reader, index, self.draw, n)
             try:
                 return sample, decode_sample(sample, self.image)
             except BrokenPicture as error:
@@ -149,13 +152,15 @@ class InOrder(Dataset["Delivery | Refusal"]):
     A question whose picture cannot be read stays in the count: it is asked about a grey square, and named in `broken`.
     """
 
-    reader: Reader
+    reader: Reader | Sequence[Sample]
     collate: Collates
     label: Callable[[Batch], Batch]
     draw: Draw
     image: ImageConfig
     batch_size: int
     limit: int | None = None  # only the first so many samples
+    shuffled: bool = False  # every text beside another sample's picture
+    pictures: bool = True  # False: nothing is decoded
 
     @property
     def size(self) -> int:
@@ -173,6 +178,10 @@ class InOrder(Dataset["Delivery | Refusal"]):
     def deliver(self, k: int) -> Delivery:
         index_N = range(k * self.batch_size, min((k + 1) * self.batch_size, self.size))
         samples = [self.reader[index] for index in index_N]
+        if self.shuffled:
+            samples = [_beside_another(s, self.reader, i, self.draw, i) for s, i in zip(samples, index_N, strict=True)]
+        if not self.pictures:
+            return Delivery(self.label(self.collate(samples, [()] * len(samples), list(index_N), self.draw)), ())
         pictures, broken = [], []
         decoded: dict[object, Pictures | BrokenPicture] = {}  # neighbours often ask about one picture
         for sample in samples:
@@ -198,6 +207,16 @@ class InOrder(Dataset["Delivery | Refusal"]):
             if isinstance(item, Refusal):
                 raise UserError(item.reason)
             yield item
+
+
+def _beside_another(sample: Sample, reader: Reader, index: int, draw: Draw, n: int) -> Sample:
+    """The texts and labels of one sample; the pictures, boxes and regions of another, drawn for the n-th."""
+    if len(reader) < 2:
+        raise UserError("data.shuffled=true needs another sample to take the picture from, and there is one alone")
+    other = int(draw.integers("shuffled", n, len(reader) - 1)[0, 0])
+    shown = reader[other + (other >= index)]
+    unboxed = tuple(tuple(phrase._replace(box=None) for phrase in spans) for spans in sample.phrases)
+    return replace(sample, images=shown.images, boxes=shown.boxes, regions=shown.regions, phrases=unboxed)
 
 
 def _broken(sample: Sample, error: BrokenPicture) -> Broken:

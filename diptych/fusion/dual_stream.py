@@ -103,8 +103,9 @@ class DualStream(nn.Module):
         source, looking = Source(image_BVD, image_BVD + place_BVD, rows.mask_BV), own
         if self.image_layers is None and pictures == 1 and by_length and bool((image_of_BN >= 0).all()):
             # nothing changes the picture, so all its texts look at it together
+            token_IVD = visual.token_IVD if self.slot is None else visual.token_IVD + self.slot.weight[0]
             place_IVD = 0 if self.place is None else self.place(visual.box_IV4)
-            source = Source(visual.token_IVD, visual.token_IVD + place_IVD, visual.mask_IV)
+            source = Source(token_IVD, token_IVD + place_IVD, visual.mask_IV)
             looking = Benches.of(image_of_BN[text.row_P, 0], len(visual.mask_IV))
         own_image = image.benches(by_length) if self.image_layers is not None else own
         read = read_image = None

@@ -15,7 +15,7 @@ from diptych.config import UserError
 from diptych.contracts import Fused, Visual
 from diptych.fusion.pictures import of_rows
 from diptych.nn.head import First, Pooler
-from diptych.nn.transformer import Transformer, initialise
+from diptych.nn.transformer import Layer, Transformer, initialise
 
 
 class SingleStream(nn.Module):
@@ -23,6 +23,7 @@ class SingleStream(nn.Module):
         kind: Literal["single_stream"] = "single_stream"
         pictures: PositiveInt = 1  # how many pictures a row may have; each place has a type embedding (NLVR2: 2)
         pooler: bool = True  # False: pooled is [CLS] as it is (SOHO)
+        start: Literal["random", "match"] = "random"  # match: attention begins as a comparison (fusion/dual_stream.py)
 
         def build(self, width: int) -> SingleStream:
             return SingleStream(self, width)
@@ -33,6 +34,10 @@ class SingleStream(nn.Module):
         self.encoder = Transformer(config, width)
         self.pooler = Pooler(width) if config.pooler else First()
         self.modality.apply(initialise)
+        if config.start == "match":
+            for layer in self.encoder.layers:
+                assert isinstance(layer, Layer)
+                layer.attention.start_as_match()
 
     def forward(
         self,

@@ -59,13 +59,16 @@ class MLMHead(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear - LayerNorm - GELU - Linear (ViLT's VQA and NLVR2 classifiers)."""
+    """Linear - LayerNorm - GELU - Linear (ViLT's VQA and NLVR2 classifiers).
 
-    def __init__(self, width: int, hidden: int, out: int, eps: float = 1e-5):
+    `bias` of the last one: a softmax over rows does not see what all of them have.
+    """
+
+    def __init__(self, width: int, hidden: int, out: int, eps: float = 1e-5, bias: bool = True):
         super().__init__()
         self.up = nn.Linear(width, hidden)
         self.norm = nn.LayerNorm(hidden, eps)
-        self.down = nn.Linear(hidden, out)
+        self.down = nn.Linear(hidden, out, bias=bias)
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:

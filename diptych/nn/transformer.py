@@ -10,6 +10,7 @@ tokens that somebody reads: masked words and [CLS], most often.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
@@ -22,10 +23,10 @@ from diptych.nn.packing import Benches, Packing, Some
 from diptych.nn.recompute import Recomputed
 
 
-def initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module, std: float = 0.02) -> None:
     """BERT's start, for `Module.apply`: weights from a normal of deviation .02 cut at two deviations, no biases."""
     if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         bias = getattr(module, "bias", None)
         if bias is not None:
             nn.init.zeros_(bias)
@@ -75,12 +76,13 @@ class Transformer(nn.Module):
 
     class Config(Layer.Config):
         layers: PositiveInt = 12
+        init_std: PositiveFloat = 0.02  # BERT's, for a width of 768; narrow layers learn sooner from a wider one
 
     def __init__(self, config: Config, width: int):
         super().__init__()
         self.layers = nn.ModuleList(Layer(config, width) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width, config.eps) if config.norm == "pre" else nn.Identity()
-        self.apply(initialise)
+        self.apply(partial(initialise, std=config.init_std))
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor, read_BT: Tensor | None = None) -> Tensor:
         """[B, T, D], zero in the padding. `read_BT`: the only states that are wanted; others come out zero."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,16 @@ from diptych.contracts import IGNORE, Batch, Fused, LossTerm
 from diptych.draw import Draw
 from diptych.nn.box import pool
 from diptych.objectives import example_rows, hidden_regions
+
+
+class Taken(NamedTuple):
+    """P phrases of a batch and the regions of their pictures."""
+
+    row_P: Tensor
+    picture_P: Tensor
+    part_PT: Tensor  # each token's share of the phrase
+    log_s_PR: Tensor
+    hidden_PR: Tensor  # bool: no region there
 
 
 class PRA(nn.Module):
@@ -73,10 +84,10 @@ class PRA(nn.Module):
                 spans.append((phrase.start, phrase.end))
         return spans or found(batch.text_BT[b].tolist(), batch.word_BT[b].tolist(), self._names)
 
-    def forward(self, fused: Fused, batch: Batch, word_KD: Tensor) -> LossTerm:
-        """`word_KD`: the word embeddings."""
+    def taken(self, fused: Fused, batch: Batch) -> Taken:
+        """Which region each phrase is taken for."""
         regions, label_BT = batch.regions, batch.labels["pra"]
-        assert regions is not None and regions.soft_label_IRK is not None and batch.image_of_BN is not None
+        assert regions is not None and batch.image_of_BN is not None
         most = int(label_BT.max()) + 1 if (label_BT >= 0).any() else 1
         is_part_BJT = (label_BT[:, None] == torch.arange(most, device=label_BT.device)[:, None]).to(fused.text_BTD.dtype)
         b_P, j_P = is_part_BJT.any(2).nonzero(as_tuple=True)
@@ -86,23 +97,28 @@ class PRA(nn.Module):
         picture_B = batch.image_of_BN[:, 0].clamp(min=0)
         region_BRD = pool(fused.image_BVD, fused.image_mask_BV, fused.box_BV4, regions.box_IR4[picture_B])
         hidden_PR = ~regions.mask_IR[picture_B[b_P]]
-
         cosine_PR = F.cosine_similarity(phrase_PD[:, None].float(), region_BRD[b_P].float(), dim=2)
         log_s_PR = (cosine_PR / self.config.temperature).masked_fill(hidden_PR, -torch.inf).log_softmax(1)
+        return Taken(b_P, picture_B[b_P], part_PT, log_s_PR, hidden_PR)
+
+    def forward(self, fused: Fused, batch: Batch, word_KD: Tensor) -> LossTerm:
+        """`word_KD`: the word embeddings."""
+        b_P, picture_P, part_PT, log_s_PR, hidden_PR = self.taken(fused, batch)
+        assert batch.regions is not None and batch.regions.soft_label_IRK is not None
         with torch.no_grad():
             text_BT = batch.text_BT  # words that are hidden from the system are not from its teacher
             if "mlm" in batch.labels:
                 text_BT = torch.where(batch.labels["mlm"] != IGNORE, batch.labels["mlm"], text_BT)
             word_PD = (part_PT[:, None].float() @ word_KD[text_BT[b_P]].float())[:, 0]
             name_KD = self.names(word_KD)
-            class_PR = regions.soft_label_IRK[picture_B[b_P]][..., 1:].argmax(-1) + 1
+            class_PR = batch.regions.soft_label_IRK[picture_P][..., 1:].argmax(-1) + 1
             alike_PR = F.cosine_similarity(word_PD[:, None], name_KD[class_PR], dim=2)
             t_PR = (alike_PR / self.config.target_temperature).masked_fill(hidden_PR, -torch.inf).softmax(1)
         divergence = torch.special.xlogy(t_PR, t_PR) - t_PR * log_s_PR.masked_fill(hidden_PR, 0.0)
         likeliest_P1 = log_s_PR.detach().argmax(1, keepdim=True) if len(b_P) else b_P[:, None]
         right = (t_PR.gather(1, likeliest_P1)[:, 0] >= t_PR.amax(1) - 1e-6).sum()
         count = batch.counts["pra"]
-        return LossTerm(divergence.sum() + 0 * phrase_PD.sum(), count, self.config.weight, {"accuracy": (right, count)})
+        return LossTerm(divergence.sum() + 0 * fused.text_BTD.sum(), count, self.config.weight, {"accuracy": (right, count)})
 
     def names(self, word_KD: Tensor) -> Tensor:
         """[classes, D] the mean word vector of each class name."""

@@ -32,8 +32,12 @@ def ask_picture(
     answers: Sequence[tuple[str, float]],
     weight_V: NDArray[np.floating] | None = None,
     box_V4: NDArray[np.floating] | None = None,
+    boxes: Sequence[tuple[float, float, float, float]] = (),
 ) -> bytes:
-    """PNG bytes. `answers` are (text, probability in [0, 1]), best first; weights and boxes as in `overlay.Look`."""
+    """PNG bytes. `answers` are (text, probability in [0, 1]), best first; weights and boxes as in `overlay.Look`.
+
+    `boxes`: where each answer is, if it is a place, xyxy in [0, 1]. The best is drawn.
+    """
     panels = [Image.fromarray(np.ascontiguousarray(picture))]
     if weight_V is not None and box_V4 is not None:
         panels.append(Image.fromarray(lit(picture, Look(weight_V, box_V4))))
@@ -45,7 +49,12 @@ def ask_picture(
     canvas = Image.new("RGB", (WIDTH, top + 46 * len(lines) + 18 + 44 * len(answers) + MARGIN - 12), PAPER)
     draw = ImageDraw.Draw(canvas)
     for place, panel in enumerate(panels):
-        canvas.paste(panel.resize((width, height), Image.Resampling.LANCZOS), (MARGIN + place * (width + HINGE), MARGIN))
+        left = MARGIN + place * (width + HINGE)
+        canvas.paste(panel.resize((width, height), Image.Resampling.LANCZOS), (left, MARGIN))
+        for x1, y1, x2, y2 in boxes[:1]:
+            corners = (left + x1 * width, MARGIN + y1 * height, left + x2 * width - 1, MARGIN + y2 * height - 1)
+            draw.rectangle(corners, outline=PAPER, width=6)
+            draw.rectangle(corners, outline=ACCENT, width=4)
     for place, line in enumerate(lines):
         draw.text((MARGIN, top + 46 * place), line, fill=INK, font=title)
     top += 46 * len(lines) + 18

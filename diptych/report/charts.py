@@ -1,6 +1,6 @@
-"""Charts: bars with 95 % intervals and a chance line, dots by group, learning curves with bands, stages on a time axis.
+"""Charts: bars with 95 % intervals and a chance line, dots by group, curves with bands, points, stages on a time axis.
 
-Bars, dots and stages are tables and positioned boxes, so their words keep their size on a phone; curves are inline SVG. Colours
+Bars, dots and stages are tables and positioned boxes, so their words keep their size on a phone; curves and points are SVG. Colours
 are the page's CSS variables by `tone`, so one drawing serves light, dark and paper.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from diptych.report.page import fill
 
-TONES = 8  # colours in page.css; later lines begin again
+TONES = 9  # colours in page.css; later lines begin again
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class Line:
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    tone: int = 0
+    broken: bool = False  # drawn with gaps: a rival of the full line of its tone
+
+
+class Point(NamedTuple):
+    """One thing in two quantities."""
+
+    name: str
+    x: float
+    y: float
     tone: int = 0
 
 
@@ -158,13 +169,43 @@ def curves(
     )
 
 
+def scatter(paths: Sequence[Sequence[Point]], x_label: str, y_label: str) -> Markup:
+    """Points, those of one path joined in order, the last of each larger and named; x begins at 0."""
+    paths = [path for path in paths if path]
+    points = [point for path in paths for point in path]
+    if not points:
+        return Markup("")
+    xs, ys = [point.x for point in points], [point.y for point in points]
+    pad = 0.12 * (max(ys) - min(ys)) or 1.0
+    x_axis = _Axis(0.0, 1.08 * max(xs) or 1.0, LEFT, WIDTH - RIGHT)
+    y_axis = _Axis(max(0.0, min(ys) - pad), max(ys) + pad, HEIGHT - BOTTOM, TOP)
+    drawn = []
+    for path in paths:
+        at = [(x_axis(point.x), y_axis(point.y)) for point in path]
+        drawn.append({"path": _path(at) if len(at) > 1 else "", "dots": list(zip(at, path, strict=True)), "tone": path[-1].tone})
+    words = "; ".join(f"{point.name}: {short(point.x)}, {short(point.y)}" for point in points)
+    return fill(
+        "scatter.html",
+        width=WIDTH,
+        height=HEIGHT,
+        paths=drawn,
+        middle=(LEFT + WIDTH - RIGHT) / 2,
+        x_ticks=[(x_axis(t), short(t)) for t in ticks(x_axis.low, x_axis.high)],
+        y_ticks=[(y_axis(t), short(t)) for t in ticks(y_axis.low, y_axis.high)],
+        box=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        x_label=x_label,
+        y_label=y_label,
+        alt=f"{y_label} over {x_label}. {words}.",
+    )
+
+
 def _kept(line: Line, x_most: float) -> Line:
     keep = [i for i, (x, y) in enumerate(zip(line.x, line.y, strict=True)) if x <= x_most and math.isfinite(y)]
 
     def kept(part: Sequence[float]) -> list[float]:
         return [float(part[i]) for i in keep] if len(part) else []
 
-    return Line(line.name, kept(line.x), kept(line.y), kept(line.low), kept(line.high), line.tone)
+    return replace(line, x=kept(line.x), y=kept(line.y), low=kept(line.low), high=kept(line.high))
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -74,13 +74,13 @@ def run(lanes: Sequence[Sequence[Command]], log: Path, call: Call, tell: Callabl
             tell("   |   ".join(_standing(lane) for lane in lanes))
         failed = failed or [file for process, file in zip(processes, logs, strict=True) if process.exitcode]
     finally:
-        _stop(processes)
+        stop(processes)
     if failed:
         said = failed[0].read_text(encoding="utf-8", errors="replace").strip().splitlines() if failed[0].exists() else []
         raise UserError(f"{said[-1].removeprefix('diptych: ') if said else 'a lane ended early'} (see {failed[0]})")
 
 
-def _stop(processes: Sequence[BaseProcess]) -> None:
+def stop(processes: Sequence[BaseProcess]) -> None:
     """Ask for an end after the step at hand, which is then saved; insist after ten seconds."""
     alive = [process for process in processes if process.is_alive()]
     for process in alive:
@@ -123,11 +123,11 @@ def _standing(commands: Sequence[Command]) -> str:
     if now is None:
         return "done"
     place = commands.index(now) + 1
-    step = _last_step(now.run / "metrics.jsonl") if now.run else 0
+    step = last_step(now.run / "metrics.jsonl") if now.run else 0
     return f"{place}/{len(commands)} {now.about}" + (f" {100 * step // now.steps} %" if now.steps else "")
 
 
-def _last_step(metrics: Path) -> int:
+def last_step(metrics: Path) -> int:
     try:
         with open(metrics, "rb") as file:
             file.seek(0, os.SEEK_END)

@@ -5,6 +5,7 @@
     text -> embedding -> Transformer -> [CLS] -> linear -> length 1 -> b /
 
 Nothing is fused: picture and text meet in one product, so all pictures and all texts of a gallery are encoded once and compared.
+(A task that has to fuse them brings a hinge of its own, which is no part of the paper: fusion/on_towers.py.)
 What the paper is about is scale with little cleaning (`diptych data check --clean align`), and for a contrast scale is the batch:
 with `piece`, a rank encodes so many rows at a time and forgets what it computed until their turn in the backward pass comes
 (nn/pieces.py). A piece of pictures is a normalisation group of its own; without `piece` all pictures of all ranks are one.
@@ -22,6 +23,7 @@ Word embedding and Transformer are named as in BERT (`text.`, `fusion.`), so bot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -31,8 +33,9 @@ from torch import Tensor, nn
 
 from diptych import config
 from diptych.config import DataConfig, ImageConfig, Recipe, TextConfig, TrainConfig, UserError
-from diptych.contracts import Batch, Images, LossTerm, ParamGroup, System, Tokenizer, Towers, Visual
+from diptych.contracts import Batch, Fused, Images, LossTerm, ParamGroup, System, Tokenizer, Towers, Visual
 from diptych.draw import Draw
+from diptych.fusion.on_towers import OnTowers
 from diptych.image.efficientnet import EfficientNet
 from diptych.image.grid_cnn import GridCNN
 from diptych.image.resnet import ResNet
@@ -55,7 +58,9 @@ class ALIGN(System):
         contrast: Contrast.Config = Contrast.Config(temperature=1.0, learnable=True, smoothing=0.1)
         piece: PositiveInt | None = None  # pictures, and texts, that a rank encodes at a time; None: all of its micro-step
         optimizer: Literal["adamw", "lamb"] = "adamw"
+        hinge: OnTowers.Config | None = None  # for tasks that fuse; put there when fine-tuning begins
 
+    made_in_finetuning = ("hinge",)
     negatives = 0  # the batch is full of them
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
@@ -70,6 +75,7 @@ class ALIGN(System):
         self.contrast = config.contrast.build()
         self.image_head.apply(initialise)
         self.text_head.apply(initialise)
+        self.hinge = config.hinge.build(config.width, config.image_width) if config.hinge else None
         if config.piece:
             separate(self)
 
@@ -78,9 +84,17 @@ class ALIGN(System):
             raise UserError("a contrast of pictures and texts needs pictures, and these samples have none")
         return self.contrast.corrupt(batch, draw)
 
+    @classmethod
+    def for_task(cls, config: Config, reads: Sequence[str]) -> Config:
+        if config.hinge or "fuse" not in reads or "towers" in reads:
+            return config
+        hinge = OnTowers.Config(heads=config.encoder.heads, dropout=config.encoder.dropout)
+        return config.model_copy(update={"hinge": hinge})
+
     def see(self, batch: Batch) -> Visual:
         assert batch.images is not None
-        return self.image(batch.images)
+        visual = self.image(batch.images)
+        return self.hinge.lifted(visual) if self.hinge else visual
 
     def pictures(self, batch: Batch) -> Tensor:
         """[B, E] of each row, of length one; zero in rows without a picture."""
@@ -106,6 +120,15 @@ class ALIGN(System):
     def towers(self, batch: Batch) -> Towers:
         text_BE = F.normalize(self.text_head(self.texts(batch)).float(), dim=1)
         return Towers(self.pictures(batch), text_BE, self.contrast.temperature)
+
+    def fuse(
+        self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None, read_BV: Tensor | None = None
+    ) -> Fused:
+        """By the hinge, on the states of all words and cells; fine-tuned runs alone have one."""
+        if self.hinge is None or batch.image_of_BN is None:
+            raise UserError("towers without a hinge only compare: fine-tuning on a task that fuses puts one on them")
+        text_BTD = self.fusion["encoder"](self.text(batch.text_BT, batch.segment_BT), batch.text_mask_BT)
+        return self.hinge(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT, read_BV)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         return {"contrast": self.contrast(self.towers(batch), batch)}

@@ -116,7 +116,7 @@ def small() -> Recipe:
     return Recipe(
         system=BERT.Config(
             width=128,
-            text=TextEmbedding.Config(positions=40, word_std=0.09, position_std=0.04, dropout=0),
+            text=TextEmbedding.Config(positions=64, word_std=0.09, position_std=0.04, dropout=0),
             encoder=Transformer.Config(norm="post", eps=1e-12, layers=4, heads=4, dropout=0),
         ),
         data=DataConfig(pairs=PairsConfig()),

@@ -160,7 +160,7 @@ class E2EVLP(System):
         return self.detection(self.look_for_things(source), batch)
 
     def writing(self, batch: Batch, source: Source | None = None) -> LossTerm:
-        """The loss of captions; alone, for fine-tuning (tasks/captioning.py)."""
+        """The loss of captions; alone, for fine-tuning (tasks/caption.py)."""
         assert batch.image_of_BN is not None
         source = source or self.source(self.see(batch))
         state_BTD = self.read_on(*self.captioning.prefix(batch), source, batch.image_of_BN[:, 0].clamp(min=0))
@@ -232,22 +232,22 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """For the embedded scenes on two cores, after an image root: `--init image=RUN --init text=RUN` of `cnn:small`.
+    """For the embedded scenes on two cores, after both roots: `--init image=RUN` of `cnn:small`, text and fusion of `bert:small`.
 
-    The norms stand before the parts: it learns without long warm-up. Scenes hold at most 6 things; DETR's 100 queries are for COCO.
+    Scenes hold at most 6 things; DETR's 100 queries are for COCO.
     """
     return Recipe(
         system=E2EVLP.Config(
             width=128,
             image=GridCNN.Config(),
             text=TextEmbedding.Config(word_std=0.09, position_std=0.04, dropout=0),
-            fusion=SingleStream.Config(layers=3, heads=4, dropout=0),
+            fusion=SingleStream.Config(norm="post", eps=1e-12, layers=4, heads=4, dropout=0),
             decoder=Decoder.Config(layers=3, heads=4, dropout=0),
-            mlm=MLM.Config(tied=True),
+            mlm=MLM.Config(words="phrases", tied=True),
             detection=SetPrediction.Config(queries=16),
             image_optimizer=ImageOptimizer(lr_factor=1),
         ),
-        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2),
+        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=4, foreign=0.5),
         train=TrainConfig(steps=4000, batch_size=16, lr=1e-3, schedule="cosine", weight_decay=0.02),
     )
 

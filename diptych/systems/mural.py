@@ -47,9 +47,12 @@ class MURAL(ALIGN, System):
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
-        """Nothing is added; but a loss that nothing is ever asked of would be zero, and silent."""
+        """Nothing is added; but a loss that nothing is ever asked of would be zero, and silent.
+
+        With a hinge the loss is a task's own.
+        """
         first = (reader[place] for reader in readers for place in range(min(len(reader), 4)))
-        if config.t2t and all(sample.images for sample in first):
+        if config.t2t and not config.hinge and all(sample.images for sample in first):
             remedy = "--data names has them, or pairs/train.tsv.gz in a folder of yours; --set system.t2t=null does without"
             raise UserError(f"mural learns from pairs of texts beside pictures, and these data have none: {remedy}")
         return config
@@ -68,10 +71,6 @@ class MURAL(ALIGN, System):
             )
         batch = self.contrast.corrupt(batch, draw)
         return self.t2t.corrupt(batch, draw) if self.t2t else batch
-
-    def towers(self, batch: Batch) -> Towers:
-        """Pictures and texts, by the heads of the image-text task."""
-        return super().towers(batch)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         text_BD = self.texts(batch)  # one pass for both

@@ -178,17 +178,17 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """For the embedded scenes on two cores. The norms stand before the parts: it learns without BERT's start and long warm-up."""
+    """For the embedded scenes on two cores, from BERT as published: `--init text=RUN --init fusion=RUN` of `bert:small`."""
     return Recipe(
         system=UNITER.Config(
-            width=192,
+            width=128,
             image=RegionTokens.Config(dropout=0),
-            text=TextEmbedding.Config(dropout=0),
-            fusion=SingleStream.Config(layers=4, heads=3, dropout=0),
-            mlm=MLM.Config(tied=True),
+            text=TextEmbedding.Config(word_std=0.09, position_std=0.04, dropout=0),
+            fusion=SingleStream.Config(norm="post", eps=1e-12, layers=4, heads=4, dropout=0),
+            mlm=MLM.Config(words="phrases", tied=True),
         ),
-        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2),
-        train=TrainConfig(steps=4000, batch_size=32, lr=5e-4, schedule="cosine", weight_decay=0.02),
+        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=4, foreign=0.5),
+        train=TrainConfig(steps=8000, batch_size=32, lr=1e-3, schedule="cosine", weight_decay=0.02),
     )
 
 

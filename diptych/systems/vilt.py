@@ -133,10 +133,11 @@ def small() -> Recipe:
             width=192,
             image=Patches.Config(patch=16, grid=8, dropout=0),
             text=TextEmbedding.Config(dropout=0),
-            fusion=SingleStream.Config(layers=6, heads=3, dropout=0),
+            fusion=SingleStream.Config(layers=6, heads=3, dropout=0, init_std=0.06),
+            mlm=MLM.Config(words="phrases"),
         ),
-        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=2),
-        train=TrainConfig(steps=4000, batch_size=32, lr=5e-4, schedule="cosine", weight_decay=0.02),
+        data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=4, foreign=0.5),
+        train=TrainConfig(steps=2000, batch_size=16, lr=5e-4, schedule="cosine", weight_decay=0.02),
     )
 
 

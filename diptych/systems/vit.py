@@ -91,11 +91,11 @@ def small() -> Recipe:
         system=ViT.Config(
             width=192,
             image=Patches.Config(patch=16, grid=8, dropout=0),
-            encoder=Transformer.Config(layers=6, heads=3, dropout=0),
+            encoder=Transformer.Config(layers=6, heads=3, dropout=0, init_std=0.06),
             naming=Naming.Config(unit="dense"),
         ),
         data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16)),
-        train=TrainConfig(steps=4000, batch_size=32, lr=5e-4, schedule="cosine", weight_decay=0.02),
+        train=TrainConfig(steps=4000, batch_size=32, lr=1e-3, schedule="cosine", weight_decay=0.02),
     )
 
 

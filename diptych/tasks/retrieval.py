@@ -3,6 +3,7 @@
     zero-shot, or after fine-tuning     score of every (picture, text) pair -> ranks -> R@1, 5, 10 both ways
       fusion systems                    the match logit; each picture is encoded once, pairs go through in blocks
       systems with towers               one product of the two sides
+      a cascade of both                 towers propose k texts of each picture and k pictures of each text, fusion ranks those
     fine-tuning
       fusion systems (ViLT, sec. 4.1)   one true text and 15 of other samples for a picture -> cross-entropy over 16 match logits
       systems with towers (ALIGN)       the contrast goes on, on the task's pairs
@@ -13,14 +14,17 @@ pictures have more). COCO's "1K" figures are those of folds=5 over the 5,000 tes
 What differs from ViLT's code: it fine-tunes a copy of the matching head's "match" row and freezes the head; here the system's own
 logit (match against mismatch) goes on learning. Negative texts are drawn by global sample, not from the batch, so a run does not
 depend on how batches are laid out. In fine-tuning the system's dropout is on, as there.
+
+The cascade is that of ALBEF (Li et al., NeurIPS 2021) and others, except that there one network proposes and ranks; here any run
+of towers proposes. What was not proposed to a query stands behind all that was, in the order that the towers gave it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -31,12 +35,32 @@ from torch import Tensor
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import IGNORE, ROWS_PER_SAMPLE, Batch, Evaluation, LossTerm, Regions, System, Task, Tokenizer, Towers, Visual
+from diptych.contracts import (
+    IGNORE,
+    ROWS_PER_SAMPLE,
+    Batch,
+    Evaluation,
+    LossTerm,
+    Reader,
+    Sample,
+    System,
+    Task,
+    Tokenizer,
+    Towers,
+)
 from diptych.data.collate import foreign_texts, texts_of
 from diptych.draw import Draw
 from diptych.metrics import recall
+from diptych.tasks.gallery import Gallery, Shown, all_with_all, some_with_some
+from diptych.tasks.recipe import tenth
 
 TOP = 5  # candidates that an item keeps, for galleries
+
+
+class Proposer(Protocol):
+    def __call__(self, shown: Sequence[Sample], texts: Sequence[str]) -> NDArray[np.float32]:
+        """[I, C] how well each picture and each text go together, at the price of I + C passes."""
+        ...
 
 
 class Retrieval(Task):
@@ -50,15 +74,25 @@ class Retrieval(Task):
         folds: PositiveInt = 1  # also report the mean over so many galleries, cut from the split
         negatives: PositiveInt = 15  # texts of other samples beside the true one, in fine-tuning
         block: PositiveInt = 1024  # pairs scored at a time
+        cascade: str | None = None  # a run of towers that proposes to a system that fuses; in evaluation
+        propose: PositiveInt = 20  # how many texts of each picture, and pictures of each text
+        full: bool = True  # beside a cascade also score all pairs, to compare
 
         def build(self, system: System, tokenizer: Tokenizer) -> Retrieval:
             return Retrieval(self, system, tokenizer)
+
+    @classmethod
+    def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
+        if config.cascade:
+            raise UserError("task.cascade is of evaluation alone: diptych evaluate retrieval --set task.cascade=RUN")
+        return config
 
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):
         super().__init__()
         self.config, self.system, self.tokenizer = config, system, tokenizer
         self.has_towers = type(system).towers is not System.towers
         self.negatives = system.negatives if self.has_towers else config.negatives
+        self.proposer: Proposer | None = None  # of a cascade: handed in by who can load a run
 
     # --------------------------------------------------------------------------------------------------- training
 
@@ -125,161 +159,102 @@ class Retrieval(Task):
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
         """Recall in percent, by official names: txt_ for finding texts, img_ for finding pictures."""
-        gallery = _Gallery()
-        pictures: list[Visual] = []
-        seen: list[Regions] = []
-        products: list[Towers] = []
+        gallery, shown, products = Gallery(), list[Shown](), list[Towers]()
         for batch in batches:
             batch = batch.rows((batch.row_B % ROWS_PER_SAMPLE < self.config.texts).nonzero()[:, 0])
             gallery.add(batch)
             if self.has_towers:
                 products.append(self.system.towers(batch))
             else:
-                pictures.append(self.system.see(batch))
-                seen += [batch.regions] if batch.regions else []
-        if not gallery.keys:
+                shown.append(Shown(self.system.see(batch), batch.regions))
+        if not gallery.shown:
             return Evaluation({}, [], [])
-        score_IC = (
-            gallery.products(products)
-            if products
-            else self._matches(_joined(pictures), _labels(seen, len(pictures)), gallery.rows(self.tokenizer.pad_id))
-        )
-        image_of_C = np.array(gallery.image_of)
-        items = _items(gallery, score_IC, image_of_C)
-        predictions = [{name: item[name] for name in ("type", "key", "top")} for item in items]
-        metrics, folds = recall.recall(score_IC, image_of_C), self.config.folds
+        if products:
+            return self._scored(gallery, gallery.products(products))
+        pictures, texts = Shown.joined(shown), gallery.texts_alone(self.tokenizer.pad_id)
+        if self.config.cascade:
+            return self._in_cascade(gallery, pictures, texts)
+        return self._scored(gallery, all_with_all(self.system, pictures, texts, self.config.block))
+
+    def _scored(self, gallery: Gallery, score_IC: NDArray[np.float32]) -> Evaluation:
+        image_of_C, folds = np.array(gallery.image_of), self.config.folds
+        metrics = recall.recall(score_IC, image_of_C)
         if folds > 1:
             in_folds = recall.recall_in_folds(score_IC, image_of_C, folds)
             metrics |= {f"{folds} folds/{name}": value for name, value in in_folds.items()}
-        return Evaluation(metrics, items, predictions)
+        return _evaluation(gallery, score_IC, score_IC, metrics)
 
-    def _matches(self, visual: Visual, regions: Regions | None, texts: Batch) -> NDArray[np.float32]:
-        """[I, C] match logits: blocks of pictures by blocks of texts, the texts of a block of about one length."""
-        images, captions = len(visual.token_IVD), len(texts)
-        score_IC = torch.empty(images, captions)
-        tall = min(images, max(1, int(self.config.block**0.5)))  # pictures of a block
-        for column_C in texts.text_mask_BT.sum(1).argsort().split(max(1, self.config.block // tall)):
-            some = _cut(texts.rows(column_C))
-            for start in range(0, images, tall):
-                part = Visual(*(tensor[start : start + tall] for tensor in visual))
-                whose = _of_pictures(regions, slice(start, start + tall))
-                score_IC[start : start + tall, column_C.cpu()] = self._match(part, whose, some).cpu()
-        return score_IC.numpy()
+    def _in_cascade(self, gallery: Gallery, pictures: Shown, texts: Batch) -> Evaluation:
+        """The metrics of the cascade by their official names; beside them those of what proposes alone, and of all pairs."""
+        if self.proposer is None:
+            raise ValueError("task.cascade, and nobody who proposes")
+        if self.config.folds > 1:
+            raise UserError("task.folds are galleries cut from one table of all pairs, which task.cascade spares: leave one out")
+        proposed_IC, image_of_C = self.proposer(gallery.shown, gallery.texts), np.array(gallery.image_of)
+        by_image_IC, by_text_IC = (among_best(proposed_IC, self.config.propose, axis) for axis in (1, 0))
+        asked_IC = by_image_IC | by_text_IC
+        match_IC = np.full(asked_IC.shape, np.nan, np.float32)
+        if self.config.full:
+            match_IC = all_with_all(self.system, pictures, texts, self.config.block)
+        else:
+            image_P, text_P = map(torch.from_numpy, asked_IC.nonzero())
+            match_IC[asked_IC] = some_with_some(self.system, pictures, texts, image_P, text_P, self.config.block)
+        for_texts_IC, for_images_IC = (reranked(match_IC, proposed_IC, is_IC) for is_IC in (by_image_IC, by_text_IC))
+        text_rank_I, image_rank_C = recall.ranks(for_texts_IC, image_of_C)[0], recall.ranks(for_images_IC, image_of_C)[1]
+        metrics = recall.summary(text_rank_I, image_rank_C) | {"pairs": float(asked_IC.sum())}
+        metrics |= {f"proposed/{name}": value for name, value in recall.recall(proposed_IC, image_of_C).items()}
+        if self.config.full:
+            metrics |= {f"full/{name}": value for name, value in recall.recall(match_IC, image_of_C).items()}
+            metrics["full/pairs"] = float(match_IC.size)
+        return _evaluation(gallery, for_texts_IC, for_images_IC, metrics)
 
-    def _match(self, visual: Visual, regions: Regions | None, texts: Batch) -> Tensor:
-        """[P, C] of every one of some pictures with every one of some texts."""
-        images, device = len(visual.token_IVD), texts.text_BT.device
-        pairs = replace(
-            texts.rows(torch.arange(len(texts), device=device).repeat(images)),
-            image_of_BN=torch.arange(images, device=device).repeat_interleave(len(texts))[:, None],
-            regions=regions,
-        )
-        return self.system.match(self.system.fuse(pairs, visual)).float().view(images, len(texts))
+
+def among_best(score_IC: NDArray[np.float32], k: int, axis: int) -> NDArray[np.bool_]:
+    """Which are among the k best of their row (axis 1) or column (axis 0); of equal ones the first."""
+    order_IC = np.argsort(-score_IC, axis=axis, kind="stable")
+    chosen_IC = np.zeros(score_IC.shape, bool)
+    np.put_along_axis(chosen_IC, order_IC[:, :k] if axis == 1 else order_IC[:k], True, axis)
+    return chosen_IC
+
+
+def reranked(match_IC: NDArray[np.float32], proposed_IC: NDArray[np.float32], asked_IC: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Match logits of what was proposed; all others behind those, in the order in which they would have been."""
+    behind = np.nanmin(match_IC[asked_IC]) - 1 - proposed_IC.max()
+    return np.where(asked_IC, match_IC, proposed_IC + behind)
 
 
 def finetuning(recipe: Recipe) -> Recipe:
     """A tenth of the steps, at the same learning rate; in batches a sixteenth as large where each picture meets 16 texts."""
-    steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
     is_contrast = hasattr(recipe.system, "contrast")
     batch_size = recipe.train.batch_size if is_contrast else max(8, recipe.train.batch_size // 16)
-    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": batch_size})
-    data = recipe.data.model_copy(update={"texts_per_image": 1})
-    return recipe.model_copy(update={"task": Retrieval.Config(), "train": train, "data": data})
+    return tenth(recipe, Retrieval.Config(), batch_size)
 
 
-@dataclass
-class _Gallery:
-    """All pictures (by key) and texts of a split, and which picture each text describes."""
+def _evaluation(
+    gallery: Gallery, for_texts_IC: NDArray[np.float32], for_images_IC: NDArray[np.float32], metrics: dict[str, float]
+) -> Evaluation:
+    """An item for each query: its rank (1 is best) and the best candidates, over the whole gallery.
 
-    keys: list[str] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    image_of: list[int] = field(default_factory=list)
-    parts: list[Batch] = field(default_factory=list)
-
-    def add(self, batch: Batch) -> None:
-        if batch.image_of_BN is None or batch.images is None:
-            raise UserError("retrieval needs pictures, and this data set has texts only")
-        before, place_B = len(self.keys), batch.image_of_BN[:, 0].tolist()
-        sample_of = dict(zip(reversed(place_B), reversed(batch.samples), strict=True))  # the first row of each picture
-        shown = [sample_of[place] for place in range(len(batch.images.pixel_I3HW))]
-        self.keys += [sample.key for sample in shown]
-        self.groups += [sample.group or sample.key for sample in shown]
-        self.image_of += [before + place for place in place_B]
-        self.texts += [sample.texts[row % ROWS_PER_SAMPLE] for sample, row in zip(batch.samples, batch.row_B.tolist(), strict=True)]
-        self.parts.append(Batch(batch.text_BT, batch.text_mask_BT, batch.segment_BT, batch.word_BT, batch.row_B))
-
-    def rows(self, pad_id: int) -> Batch:
-        """All texts as rows of one batch, without pictures."""
-        length = max(part.text_BT.shape[1] for part in self.parts)
-
-        def joined(name: str, pad: int) -> Tensor:
-            return torch.cat([F.pad(getattr(part, name), (0, length - part.text_BT.shape[1]), value=pad) for part in self.parts])
-
-        texts = (joined("text_BT", pad_id), joined("text_mask_BT", 0), joined("segment_BT", 0), joined("word_BT", -1))
-        return Batch(*texts, row_B=torch.cat([part.row_B for part in self.parts]))
-
-    def products(self, towers: Sequence[Towers]) -> NDArray[np.float32]:
-        """[I, C] cosines; a picture's side is that of its first row."""
-        a_CE, b_CE = torch.cat([side.a_BE for side in towers]), torch.cat([side.b_BE for side in towers])
-        first = {image: row for row, image in reversed(list(enumerate(self.image_of)))}
-        a_IE = a_CE[torch.tensor([first[image] for image in range(len(self.keys))], device=a_CE.device)]
-        return (a_IE @ b_CE.T).float().cpu().numpy()
-
-
-def _joined(parts: Sequence[Visual]) -> Visual:
-    """Encoded pictures of several batches, padded to the most tokens."""
-    return Visual(*(_padded([part[n] for part in parts]) for n in range(3)))
-
-
-def _labels(parts: Sequence[Regions], batches: int) -> Regions | None:
-    """What a detector saw in the pictures of all batches, but for the features: those are in the encoded pictures."""
-    if len(parts) < batches or any(part.soft_label_IRK is None for part in parts):
-        return None
-    labels = [part.soft_label_IRK for part in parts if part.soft_label_IRK is not None]
-    return Regions(
-        _padded([part.box_IR4 for part in parts]), _padded([part.mask_IR for part in parts]), soft_label_IRK=_padded(labels)
-    )
-
-
-def _of_pictures(regions: Regions | None, some: slice) -> Regions | None:
-    if regions is None or regions.soft_label_IRK is None:
-        return None
-    return Regions(regions.box_IR4[some], regions.mask_IR[some], soft_label_IRK=regions.soft_label_IRK[some])
-
-
-def _padded(parts: Sequence[Tensor]) -> Tensor:
-    """One after the other, dimension 1 as long as the longest; False and zero in the padding."""
-    most = max(part.shape[1] for part in parts)
-    return torch.cat([F.pad(part, (0, 0) * (part.ndim - 2) + (0, most - part.shape[1])) for part in parts])
-
-
-def _cut(texts: Batch) -> Batch:
-    """Without columns that are padding in every row."""
-    longest = int(texts.text_mask_BT.sum(1).max())
-    return replace(
-        texts, **{name: getattr(texts, name)[:, :longest] for name in ("text_BT", "text_mask_BT", "segment_BT", "word_BT")}
-    )
-
-
-def _items(gallery: _Gallery, score_IC: NDArray[np.float32], image_of_C: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """One for each query: its rank (1 is best) and the best candidates, over the whole gallery."""
-    text_rank_I, image_rank_C = recall.ranks(score_IC, image_of_C)
+    Texts of a picture are looked for by one score, pictures of a text by the other: they differ in a cascade.
+    """
+    image_of_C = np.array(gallery.image_of)
+    text_rank_I, image_rank_C = recall.ranks(for_texts_IC, image_of_C)[0], recall.ranks(for_images_IC, image_of_C)[1]
+    keys, groups = ([getattr(sample, name) or sample.key for sample in gallery.shown] for name in ("key", "group"))
     items = []
     for i, rank in enumerate(text_rank_I.tolist()):
-        best = np.argsort(-score_IC[i], kind="stable")[:TOP].tolist()
-        about = {"key": gallery.keys[i], "group": gallery.groups[i], "query": gallery.keys[i]}
-        top = [{"text": gallery.texts[c], "key": gallery.keys[gallery.image_of[c]], "score": float(score_IC[i, c])} for c in best]
+        best = np.argsort(-for_texts_IC[i], kind="stable")[:TOP].tolist()
+        about = {"key": keys[i], "group": groups[i], "query": keys[i]}
+        top = [{"text": gallery.texts[c], "key": keys[gallery.image_of[c]], "score": float(for_texts_IC[i, c])} for c in best]
         items.append(_query("image_to_text", "txt", rank, top) | about)
     place: Counter[int] = Counter()
     for c, rank in enumerate(image_rank_C.tolist()):
         i = gallery.image_of[c]
-        best = np.argsort(-score_IC[:, c], kind="stable")[:TOP].tolist()
-        about = {"key": f"{gallery.keys[i]}#{place[i]}", "group": gallery.groups[i], "query": gallery.texts[c]}
+        best = np.argsort(-for_images_IC[:, c], kind="stable")[:TOP].tolist()
+        about = {"key": f"{keys[i]}#{place[i]}", "group": groups[i], "query": gallery.texts[c]}
         place[i] += 1
-        top = [{"key": gallery.keys[image], "score": float(score_IC[image, c])} for image in best]
-        items.append(_query("text_to_image", "img", rank, top) | about | {"truth": gallery.keys[i]})
-    return items
+        top = [{"key": keys[image], "score": float(for_images_IC[image, c])} for image in best]
+        items.append(_query("text_to_image", "img", rank, top) | about | {"truth": keys[i]})
+    return Evaluation(metrics, items, [{name: item[name] for name in ("type", "key", "top")} for item in items])
 
 
 def _query(kind: str, name: str, rank: int, top: list[dict[str, Any]]) -> dict[str, Any]:

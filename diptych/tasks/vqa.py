@@ -27,15 +27,18 @@ from torch import Tensor
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, ParamGroup, Reader, Sample, System, Task, Tokenizer
+from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, ParamGroup, Reader, Sample, System, Task, Tokenizer, by_decay
 from diptych.metrics import vqa_accuracy
 from diptych.nn.head import MLP
+from diptych.tasks.recipe import tenth
+from diptych.tasks.withhold import withheld
 
 MANY = 100_000  # questions from which on answers may be rare enough to leave out
 
 
 class VQA(Task):
     purpose = "vqa"
+    reads = ("fuse", "read")
     _token_K: Tensor
 
     class Config(config.Config):
@@ -72,11 +75,13 @@ class VQA(Task):
             raise UserError("task.answers is empty: fine-tuning fills it from the training questions")
         self.config, self.system = config, system
         self._place = {answer: k for k, answer in enumerate(config.answers)}
-        self._pad_id, self._mask_id, self._sep_id = tokenizer.pad_id, tokenizer.mask_id, tokenizer.sep_id
+        self._tokenizer = tokenizer
         if config.head == "classifier":
             width = system.config.width
             self.head = MLP(width, 2 * width, len(config.answers))
         else:
+            if type(system).words is System.words:
+                raise UserError(f"task.head=cloze needs a masked-word head, and {type(system).__name__} has none: set classifier")
             self.head = None
             self.register_buffer("_token_K", torch.tensor(_single_tokens(config.answers, tokenizer)), persistent=False)
 
@@ -87,7 +92,8 @@ class VQA(Task):
 
         A control loses its picture or its question here, in training and in evaluation.
         """
-        batch = self._withheld(batch)
+        what = "text" if self.config.withhold == "question" else self.config.withhold
+        batch = withheld(batch, what, self._tokenizer)
         target_BK = torch.zeros(len(batch), len(self.config.answers))
         for target_K, sample in zip(target_BK, batch.samples, strict=True):
             for answer, target in targets(sample).items():
@@ -99,18 +105,6 @@ class VQA(Task):
         asked = (target_BK[:, 0] != IGNORE).sum()
         batch = replace(batch, labels={**batch.labels, "vqa": target_BK}, counts={**batch.counts, "vqa": float(asked)})
         return batch if self.head is not None else self._with_mask(batch)
-
-    def _withheld(self, batch: Batch) -> Batch:
-        """A grey picture of the same size; a question of [CLS] [SEP] alone."""
-        if self.config.withhold == "picture" and batch.images is not None:
-            grey = replace(batch.images, pixel_I3HW=torch.full_like(batch.images.pixel_I3HW, 128))
-            return replace(batch, images=grey)
-        if self.config.withhold == "question":
-            mask_BT = (torch.arange(batch.text_BT.shape[1]) < 2).expand(batch.text_BT.shape)
-            text_BT = batch.text_BT.masked_fill(~mask_BT, self._pad_id)
-            text_BT[:, 1] = self._sep_id
-            return replace(batch, text_BT=text_BT, text_mask_BT=mask_BT, word_BT=torch.full_like(batch.word_BT, -1), phrases=())
-        return batch
 
     def _with_mask(self, batch: Batch) -> Batch:
         """[CLS] question [MASK] [SEP]; where the text is as long as the system can read, its last token makes room."""
@@ -126,7 +120,7 @@ class VQA(Task):
 
         return replace(
             batch,
-            text_BT=put(batch.text_BT, self._pad_id, self._mask_id, self._sep_id),
+            text_BT=put(batch.text_BT, self._tokenizer.pad_id, self._tokenizer.mask_id, self._tokenizer.sep_id),
             text_mask_BT=put(batch.text_mask_BT, 0, 1, 1),
             segment_BT=put(batch.segment_BT, 0, 0, 0),
             word_BT=put(batch.word_BT, -1, -1, -1),
@@ -158,11 +152,7 @@ class VQA(Task):
     def param_groups(self) -> list[ParamGroup]:
         if self.head is None:
             return self.system.param_groups()
-        groups = []
-        for decays, name in ((True, "matrices"), (False, "vectors")):
-            params = [p for p in self.head.parameters() if p.requires_grad and (p.ndim > 1) == decays]
-            groups.append(ParamGroup(params, f"head {name}", lr_factor=self.config.head_lr, weight_decay=decays))
-        return [*self.system.param_groups(), *groups]
+        return [*self.system.param_groups(), *by_decay(self.head.parameters(), "head ", self.config.head_lr)]
 
     # ------------------------------------------------------------------------------------------------- evaluation
 
@@ -199,11 +189,8 @@ def targets(sample: Sample) -> dict[str, float]:
 
 
 def finetuning(recipe: Recipe) -> Recipe:
-    """ViLT's fine-tuning, scaled: a tenth of the pre-training steps, batches of at most 256 questions, the same learning rate."""
-    steps = max(recipe.train.steps // 10, min(recipe.train.steps, 1000))
-    train = recipe.train.model_copy(update={"freeze": (), "steps": steps, "batch_size": min(recipe.train.batch_size, 256)})
-    data = recipe.data.model_copy(update={"texts_per_image": 1})
-    return recipe.model_copy(update={"task": VQA.Config(), "train": train, "data": data})
+    """ViLT's, scaled."""
+    return tenth(recipe, VQA.Config())
 
 
 def _item(sample: Sample, answers: list[tuple[str, float]]) -> dict[str, Any]:

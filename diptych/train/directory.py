@@ -26,7 +26,7 @@ from diptych.train.log import cut_after
 
 # may change between sittings without changing what is learned, except for the last bits of sums
 FREE = ("data.workers", "data.max_broken", "train.accumulate", "train.precision", "train.checkpoint_every", "train.log_every")
-FREE += ("train.max_skipped", "train.recompute", "train.validate_every", "train.validate_on")
+FREE += ("train.max_skipped", "train.recompute", "train.validate_every", "train.validate_on", "train.score_on")
 FIXED_BESIDE_RECIPE = ("verb", "system", "task", "init", "from")
 
 _open_here: set[Path] = set()  # POSIX record locks do not keep a process from itself

@@ -1,6 +1,7 @@
 """Runs: pre-training a system, fine-tuning a task on it, evaluating; from classes, a recipe and readers to a directory.
 
     pretrain   recipe + system class + sources                -> OUT/model.safetensors, result.json, ... (train/directory.py)
+    measure    a system + held-out sources                    -> result.json's fields: its objectives (train/held_out.py)
     finetune   the same + task class, from a run's weights or from scratch; evaluated on the splits given
     evaluate   a built task + a reader                        -> result.json's fields, and every question's score
 
@@ -15,7 +16,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -27,12 +27,13 @@ from diptych.config import Recipe, UserError, flat
 from diptych.contracts import Batch, Evaluation, Reader, System, Task, Tokenizer, Trainable
 from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
-from diptych.data.stream import Broken, InOrder, Refusal, Stream
+from diptych.data.stream import Broken, InOrder, Stream
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
 from diptych.train.card import model_card
-from diptych.train.evaluate import intervals
+from diptych.train.evaluate import headline, intervals
+from diptych.train.held_out import objectives
 from diptych.train.log import Journal, last_losses
 from diptych.train.loop import Loop, Probe
 from diptych.train.precision import autocast, choose_device, choose_precision
@@ -40,9 +41,8 @@ from diptych.train.profile import Page, Profile
 from diptych.train.quarantine import Quarantine
 from diptych.train.signals import Interrupted
 from diptych.train.start import copy_part, load_system
-from diptych.train.step import Sums, add_sums
 
-__all__ = ["Interrupted", "Options", "build_system", "build_task", "evaluate", "finetune", "objectives", "pretrain"]
+__all__ = ["Interrupted", "Options", "build_system", "build_task", "evaluate", "finetune", "measure", "pretrain"]
 
 Result = dict[str, Any]
 Tell = Callable[[str], None]
@@ -87,61 +87,38 @@ def pretrain(
     about = {"verb": "pretrain", "system": _module_name(system), "task": None, **options.get("about", {})}
     if recipe.train.validate_every and held_out:
         few = recipe.train.validate_on
-        options.setdefault("probe", lambda model: objectives(model, recipe, held_out, tokenizer, few)[0])
+        options.setdefault("probe", lambda model: objectives(model, recipe, held_out, tokenizer, few).metrics)
 
     def score(model: System) -> dict[str, Result]:
         if not (recipe.train.validate_every and held_out):
             return {}
-        began = time.perf_counter()
-        metrics, n = objectives(model, recipe, held_out, tokenizer)
-        sha = _sha256([source.reader.fingerprint for source in held_out])
-        clock = {"seconds": time.perf_counter() - began}
-        return {
-            "val": {**_named(recipe, about), "split": "val", "metrics": metrics, "n": n, "ci95": {}, "data_sha256": sha, **clock}
-        }
+        return {"val": measure(model, recipe, held_out, "val", tokenizer, about=about)}
 
     return _run(recipe, begin, data, out, tokenizer, about, options, score)
 
 
-def objectives(
-    model: Trainable, recipe: Recipe, data: Sequence[Source], tokenizer: Tokenizer, limit: int | None = None
-) -> tuple[dict[str, float], int]:
-    """Mean losses and metrics of pre-training over samples that were not trained on, each once, and how many they were.
-
-    Batches are made as in training, by the recipe's seed, so two models are asked the same.
-    """
-    total = min(sum(len(source.reader) for source in data), limit or 1 << 62)
-    size = min(EVALUATION_BATCH, total)
-    draw, device = Draw(recipe.train.seed), next(model.parameters()).device
-    steps = total // size
-    once = recipe.data.model_copy(update={"image": recipe.data.image.model_copy(update={"augment": "none"})})
-    stream = Stream(
-        mixture=Mixture([replace(source, weight=None) for source in data], draw),
-        collate=Collate(tokenizer, recipe.text, once, training=True),
-        label=model.label,
-        corrupt=model.corrupt,
-        draw=draw,
-        image=recipe.data.image,
-        steps=steps,
-        batch_size=size,
-        negatives=model.negatives,
-        foreign=recipe.data.foreign > 0,
-        pictures=model.reads_pictures,
-    )
-    sums: Sums = {}
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), autocast(device, choose_precision(recipe.train.precision, device)):
-        for item in stream.loader(0, recipe.data.workers):
-            if isinstance(item, Refusal):
-                raise UserError(item.reason)
-            for name, term in model(item.batch.to(device)).items():
-                metrics = {f"{name}/{metric}": pair for metric, pair in term.metrics.items()}
-                for called, (part, count) in {f"loss/{name}": (term.sum, term.count), **metrics}.items():
-                    add_sums(sums, {called: [float(part), count]})
-    model.train(was_training)
-    model.discard_step()
-    return {name: part / count for name, (part, count) in sums.items() if count}, steps * size
+def measure(
+    model: System,
+    recipe: Recipe,
+    data: Sequence[Source],
+    split: str,
+    tokenizer: Tokenizer,
+    *,
+    about: Mapping[str, Any],
+    limit: int | None = None,
+) -> Result:
+    """All objectives of pre-training on samples that were not trained on (train/held_out.py)."""
+    began = time.perf_counter()
+    measured = objectives(model, recipe, data, tokenizer, limit)
+    return {
+        **_named(recipe, about),
+        "split": split,
+        "metrics": measured.metrics,
+        "n": measured.n,
+        "ci95": measured.ci95(),
+        "data_sha256": _sha256([source.reader.fingerprint for source in data]),
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def finetune(
@@ -167,6 +144,8 @@ def finetune(
     def begin(tell: Tell, resumed: bool) -> Task:
         body = build_system(recipe, system, tokenizer)
         if not resumed:
+            if not body.reads_pictures:
+                tell(f"{about['system']} reads no pictures: a control, {about['task']} from texts alone")
             if start is not None:
                 load_system(body, start)
             _copy_parts(body, options, tokenizer, tell)
@@ -177,7 +156,8 @@ def finetune(
 
     def score(model: Task) -> dict[str, Result]:
         readers = (evaluate_on or {}).items()
-        return {split: evaluate(model, recipe, reader, split, tokenizer, about=about)[0] for split, reader in readers}
+        few = recipe.train.score_on
+        return {split: evaluate(model, recipe, reader, split, tokenizer, about=about, limit=few)[0] for split, reader in readers}
 
     return _run(recipe, begin, data, out, tokenizer, about, options, score)
 
@@ -196,7 +176,10 @@ def evaluate(
     began = time.perf_counter()
     device = next(task.parameters()).device
     collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
-    questions = InOrder(reader, collate, task.label, Draw(recipe.train.seed), recipe.data.image, EVALUATION_BATCH, limit)
+    draw, data = Draw(recipe.train.seed), recipe.data
+    questions = InOrder(
+        reader, collate, task.label, draw, data.image, EVALUATION_BATCH, limit, data.shuffled, task.reads_pictures
+    )
     broken: list[Broken] = []
 
     def batches() -> Iterator[Batch]:
@@ -214,6 +197,7 @@ def evaluate(
         "split": split,
         "metrics": evaluation.metrics,
         "n": len(evaluation.items),
+        "score": headline(evaluation.items)._asdict() if evaluation.items else None,
         "ci95": {name: [interval.low, interval.high] for name, interval in intervals(evaluation.items).items()},
         "data_sha256": reader.fingerprint,
         "broken": [entry._asdict() for entry in broken],
@@ -226,11 +210,12 @@ def evaluate(
 
 
 def _validation(recipe: Recipe, reader: Reader, tokenizer: Tokenizer) -> Probe:
-    """The task's metrics on the first samples of `val`."""
+    """The task's metrics on the first samples of `val`, and the one score that all tasks have."""
 
     def probe(model: Trainable) -> dict[str, float]:
         assert isinstance(model, Task)
-        return evaluate(model, recipe, reader, "val", tokenizer, limit=recipe.train.validate_on)[0]["metrics"]
+        result, _ = evaluate(model, recipe, reader, "val", tokenizer, limit=recipe.train.validate_on)
+        return result["metrics"] | ({"score": result["score"]["value"]} if result["score"] else {})
 
     return probe
 
@@ -289,6 +274,7 @@ def _run(
                 ranks=dist.size(),
                 negatives=model.negatives,
                 foreign=recipe.data.foreign > 0,
+                shuffled=recipe.data.shuffled,
                 pictures=model.reads_pictures,
             )
             page = options.get("profile") if is_first else None

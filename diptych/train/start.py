@@ -1,13 +1,16 @@
 """Where weights come from before the first step: nowhere, another run, or parts of other runs.
 
-fine-tuning from a run     all of the system's weights
+fine-tuning from a run     all of the system's weights; parts that only fine-tuning has stay as initialised if the run has none
 --init image=RUN           the tensors under `image.` of that run, into the part of the same name here; of a longer table of
                            positions of words, as many as there are here
+
+A hinge may have more places for pictures here than in that run (NLVR2 compares two). Each further place begins as the last one
+known, as in ViLT's code; a hinge that knew one place and had no embedding for it, as one that adds nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +22,8 @@ from diptych.contracts import System, Tokenizer
 from diptych.text import tokenizer as vocabulary
 
 POSITIONS = "position.weight"  # row n is of place n, however many there are
+TYPES = "fusion.modality.weight"  # a row for the text, then one for each picture of it (fusion/single_stream.py)
+SLOTS = "fusion.slot.weight"  # a row for each picture; there for two and more (fusion/dual_stream.py)
 OF_TASK = "system."  # a fine-tuned run holds a task, and its system under this name
 
 
@@ -46,8 +51,22 @@ def _other_word(run: Path, tokenizer: Tokenizer) -> str:
     return next((f"token {i} is '{theirs.token(i)}' there, '{tokenizer.token(i)}' here" for i in places), "")
 
 
+def _with_places(weights: dict[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with as many places for pictures as there are here; never fewer."""
+    grown = dict(weights)
+    if SLOTS in targets and SLOTS not in weights:
+        grown[SLOTS] = torch.zeros_like(targets[SLOTS], device="cpu")
+    for name in (TYPES, SLOTS):
+        if name in targets and name in grown and (more := len(targets[name]) - len(grown[name])) > 0:
+            grown[name] = torch.cat([grown[name], grown[name][-1:].expand(more, -1)])
+    return grown
+
+
 def load_system(system: System, run: Path) -> None:
-    checkpoint.load_weights(system, weights_of_run(run), str(run))
+    weights = _with_places(weights_of_run(run), system.state_dict(keep_vars=True))
+    fresh = set(system.made_in_finetuning) - {name.partition(".")[0] for name in weights}
+    weights |= {name: tensor for name, tensor in system.state_dict().items() if name.partition(".")[0] in fresh}
+    checkpoint.load_weights(system, weights, str(run))
 
 
 def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: Callable[[str], None]) -> None:
@@ -56,6 +75,8 @@ def copy_part(system: System, part: str, run: Path, tokenizer: Tokenizer, tell: 
     if not targets:
         raise UserError(f"--init {part}={run}: the system has no part '{part}'{nearest(part, dict(system.named_children()))}")
     weights = weights_of_run(run)
+    if any(name.startswith(f"{part}.") for name in weights):
+        weights = _with_places(weights, targets)
     common = [name for name in targets if name in weights]
     if not common:
         there = {name.partition(".")[0] for name in weights}

@@ -132,9 +132,11 @@ class Case:
         self.recipe = recipe.model_copy(update={"system": system, "data": data})
         self.collate = Collate(TOKENIZER, recipe.text, data, training=True)
 
-    def build(self, seed: int = 0) -> System:
+    def build(self, seed: int = 0, fusing: bool = False) -> System:
+        """`fusing`: as a task that reads fused rows has it."""
         torch.manual_seed(seed)
-        return self.cls(self.recipe.system, TOKENIZER)
+        settings = self.recipe.system
+        return self.cls(self.cls.for_task(settings, ("fuse",)) if fusing else settings, TOKENIZER)
 
     def batch(self, system: System, ids=range(6)) -> Batch:
         """As the loader makes it; sample n has the same content and the same draws in any company."""
@@ -151,6 +153,10 @@ SPECS = [spec for name in sorted(find.catalogue("systems")) for spec in variants
 @pytest.fixture(params=SPECS)
 def case(request) -> Case:
     return Case(request.param)
+
+
+def with_pictures(batch: Batch) -> Batch:
+    return batch.rows((batch.image_of_BN[:, 0] >= 0).nonzero()[:, 0])
 
 
 def total(system: System, batch: Batch) -> torch.Tensor:
@@ -214,8 +220,8 @@ def test_what_is_drawn_for_a_sample_does_not_depend_on_its_company(case):
 def test_rows_that_share_a_picture_see_what_rows_with_their_own_copy_see(case):
     if not offers_fuse(case):
         pytest.skip("no fusion")
-    system = case.build().eval()
-    batch = case.batch(system)
+    system = case.build(fusing=True).eval()
+    batch = with_pictures(case.batch(system))
     of_B = batch.image_of_BN[:, 0]
     copies = Images(batch.images.pixel_I3HW[of_B], batch.images.mask_IHW[of_B])
     regions = batch.regions and Regions(*(None if part is None else part[of_B] for part in vars(batch.regions).values()))
@@ -229,8 +235,8 @@ def test_states_that_are_read_are_those_of_a_whole_pass(case):
     """However few they are; [CLS] and what is pooled from it always are."""
     if not offers_fuse(case):
         pytest.skip("no fusion")
-    system = case.build().eval()
-    batch = case.batch(system)
+    system = case.build(fusing=True).eval()
+    batch = with_pictures(case.batch(system))
     with torch.no_grad():
         whole = system.fuse(batch)
         for read_BT in (torch.zeros_like(batch.text_mask_BT), (batch.text_BT % 2 == 0) & batch.text_mask_BT):

@@ -107,6 +107,20 @@ def test_phrases_become_spans_of_whole_words():
     assert cut.text_BT[0, -1] == TOKENIZER.sep_id
 
 
+def test_phrases_of_false_texts_are_marked_too():
+    """Or the words that are hidden would tell a mismatch: of a near text the same words, of another's its own."""
+    spans = ((Phrase(2, 5, "colour", 0), Phrase(6, 9, "object", 0)), ())
+    own = a_sample(0, texts=("a red dog", "a pear"), false_texts=("a blue dog.", ""), phrases=spans)
+    other = Sample("other", texts=("the small pear",), phrases=((Phrase(10, 14, "object", 3),),))
+    batch = collate(training=False)([own], [[a_picture(0)]], [0], Draw(0), [[other]])
+    swapped = batch.with_false_text(torch.tensor([True, True]))
+    words = [[TOKENIZER.token(i) for i in row] for row in swapped.text_BT.tolist()]
+    marked = [[" ".join(row[p.start : p.end]) for p in phrases] for row, phrases in zip(words, swapped.phrases, strict=True)]
+    assert marked == [["blue", "dog"], ["pear"]]
+    assert all(p.box is None for phrases in swapped.phrases for p in phrases), "nothing there lies in this picture"
+    assert batch.with_false_text(torch.tensor([False, True])).phrases[0] == batch.phrases[0]
+
+
 def test_pictures_are_padded_with_a_mask_and_boxes_are_relative():
     boxes = (Box((10, 20, 50, 40)), Box((-5, 10, 500, 30)), Box((80, 10, 80, 30)))
     wide, square = a_sample(0, boxes=boxes), a_sample(1)

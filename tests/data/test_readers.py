@@ -30,6 +30,7 @@ READERS = {
 }
 
 
+PURPOSES = {"pretrain", "vqa", "ve", "nlvr2", "vcr", "rec", "retrieval", "documents", "probe", "translations"}
 SAME_FILES = {(Concepts, WIT), (Concepts, Languages), (Languages, WIT), (Languages, Concepts)}  # for another purpose
 
 
@@ -50,7 +51,7 @@ def test_a_reader_reads_its_example(module, tmp_path):
     assert not cls.recognises(tmp_path / "nowhere")
     module.example(tmp_path)
     assert cls.recognises(tmp_path)
-    assert cls.purposes and cls.purposes <= {"pretrain", "vqa", "retrieval", "documents", "probe", "translations"}
+    assert cls.purposes and cls.purposes <= PURPOSES
     assert cls.looks_for
     reader = open_any(cls, tmp_path)
     assert isinstance(reader, Reader)

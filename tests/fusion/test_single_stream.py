@@ -43,3 +43,13 @@ def test_more_pictures_than_places_is_an_error_that_says_what_to_set(fusion):
     text, text_mask, visual = example()
     with pytest.raises(UserError, match=r"fusion\.pictures=3"):
         fusion(text, text_mask, visual, torch.zeros(3, 3, dtype=torch.int64))
+
+
+def test_attention_that_starts_as_a_comparison():
+    """A token finds those that resemble it, and what it finds comes back as it is."""
+    layers = SingleStream.Config(layers=2, heads=1, start="match").build(8).encoder.layers
+    for attention in (layer.attention for layer in layers):
+        query, key, value = attention.qkv.weight.chunk(3)
+        x_TD = torch.randn(5, 8)
+        torch.testing.assert_close(x_TD @ query.T @ (x_TD @ key.T).T, x_TD @ x_TD.T)
+        torch.testing.assert_close(x_TD @ value.T @ attention.out.weight.T, x_TD)

@@ -171,8 +171,11 @@ def test_who_suits_a_task_is_told():
     for name in ("align", "mural"):
         find.suits("retrieval", name)
         find.suits("probe", name)
-        with pytest.raises(UserError, match=f"vqa needs a system that can bring words and pictures together; {name} does not"):
-            find.suits("vqa", name)
+        find.suits("vqa", name)
+    find.suits("vqa", "bert")
+    said = "vqa needs a system that can bring words and pictures together or read texts alone; vit does not, these do: align,"
+    with pytest.raises(UserError, match=said):
+        find.suits("vqa", "vit")
     with pytest.raises(UserError, match="or compare pictures with texts; simclr does not, these do: align,"):
         find.suits("retrieval", "simclr")
 

@@ -8,6 +8,8 @@ from diptych.config import DataConfig, ImageConfig, TextConfig, UserError
 from diptych.contracts import IGNORE, Fused, Sample, System, Towers, Visual
 from diptych.data.collate import Collate
 from diptych.draw import Draw
+from diptych.load import with_proposer
+from diptych.metrics import recall
 from diptych.tasks.retrieval import Retrieval
 from diptych.text.tokenizer import wordpiece
 
@@ -195,3 +197,76 @@ def test_fine_tuning_finds_more():
         optimiser.step()
     assert task.evaluate([collated(all_samples)]).metrics["r_mean"] > before
     assert term.metrics["accuracy"][0] >= 5
+
+
+class Told:
+    """Proposes by a table, and remembers what it was asked."""
+
+    def __init__(self, score_IC):
+        self.score_IC = score_IC
+
+    def __call__(self, shown, texts):
+        self.asked = [sample.key for sample in shown], list(texts)
+        return self.score_IC
+
+
+@pytest.mark.parametrize(("k", "full"), [(1, True), (3, True), (3, False), (100, False)])
+def test_a_cascade_ranks_what_was_proposed_and_the_rest_behind_it(k, full):
+    torch.manual_seed(0)
+    system, all_samples = Toy(), samples()
+    batches = [collated(all_samples[:4]), collated(all_samples[4:], first=4)]
+    own = [(i, text) for i, sample in enumerate(all_samples) for text in sample.texts[:5]]
+    proposed_IC = np.random.default_rng(4).random((9, len(own))).astype(np.float32)
+    proposed_IC[:, 3] = proposed_IC[0, 3]  # a text that says nothing to the towers
+    task = Retrieval(Retrieval.Config(cascade="run", propose=k, full=full, block=7), system, TOKENIZER)
+    task.proposer = told = Told(proposed_IC)
+    asked = []
+    match = system.match
+    system.match = lambda fused: asked.append(len(fused.pooled_BD)) or match(fused)
+    found = task.evaluate(batches)
+    del system.match
+    assert told.asked == ([sample.key for sample in all_samples], [text for _, text in own])
+    with torch.no_grad():
+        match_IC = [
+            [alone(system, text, batch, p) for _, text in own] for batch in batches for p in range(len(batch.images.mask_IHW))
+        ]
+    pairs = set()
+
+    def order(candidates, matches, proposals):
+        """Best first; what was not proposed behind the rest, as the towers had it."""
+        first = sorted(candidates, key=lambda n: -proposals[n])[:k]
+        return sorted(candidates, key=lambda n: (n not in first, -matches[n] if n in first else -proposals[n])), first
+
+    by_kind = {kind: [item for item in found.items if item["type"] == kind] for kind in ("image_to_text", "text_to_image")}
+    for i, item in enumerate(by_kind["image_to_text"]):
+        ranked, first = order(range(len(own)), match_IC[i], proposed_IC[i])
+        pairs |= {(i, c) for c in first}
+        assert [t["text"] for t in item["top"]] == [own[c][1] for c in ranked[:5]]
+        assert item["rank"] == 1 + min(place for place, c in enumerate(ranked) if own[c][0] == i)
+    for c, item in enumerate(by_kind["text_to_image"]):
+        ranked, first = order(range(9), [row[c] for row in match_IC], proposed_IC[:, c])
+        pairs |= {(i, c) for i in first}
+        assert [t["key"] for t in item["top"]] == [f"k{i}" for i in ranked[:5]]
+        if c != 3 or ranked.index(own[c][0]) < k:  # ties of the towers count against the system
+            assert item["rank"] == 1 + ranked.index(own[c][0])
+        else:
+            assert item["rank"] == 9
+    assert found.metrics["pairs"] == len(pairs)
+    assert sum(asked) == (9 * len(own) if full else len(pairs)), "no pair is scored that nobody asked for"
+    alone_metrics = Retrieval(Retrieval.Config(), system, TOKENIZER).evaluate(batches).metrics
+    assert found.metrics["proposed/rsum"] == recall.recall(proposed_IC, [i for i, _ in own])["rsum"]
+    beside = {name.removeprefix("full/"): value for name, value in found.metrics.items() if name.startswith("full/")}
+    assert beside == ({**alone_metrics, "pairs": 9 * len(own)} if full else {})
+    if k == 100:
+        assert {name: found.metrics[name] for name in alone_metrics} == pytest.approx(alone_metrics)
+
+
+def test_a_cascade_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match="of evaluation alone"):
+        Retrieval.prepare(Retrieval.Config(cascade="runs/align"), [], TOKENIZER)
+    task = Retrieval(Retrieval.Config(cascade="runs/align", folds=2), Toy(), TOKENIZER)
+    task.proposer = Told(np.zeros((9, 27)))
+    with pytest.raises(UserError, match="leave one out"):
+        task.evaluate([collated(samples())])
+    with pytest.raises(UserError, match="towers compare all with all as it is"):
+        with_proposer(Retrieval(Retrieval.Config(cascade="runs/align"), TwoTowers(), TOKENIZER))

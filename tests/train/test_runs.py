@@ -3,15 +3,18 @@
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
 import toy_run
 from toy_run import TOKENIZER, Pictures, Toy, ToyConfig, recipe, sources, train
 
+from diptych.checkpoint import load_weights, read_weights
 from diptych.config import Config, UserError
 from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Task
 from diptych.report.profile import profile_page
+from diptych.train.held_out import objectives
 from diptych.train.log import append, cut_after, progress_line
 from diptych.train.run import evaluate, finetune, pretrain
 
@@ -123,6 +126,38 @@ def test_evaluation_keeps_every_question_in_order(tmp_path):
     assert task.training
     with pytest.raises(UserError, match=r"val: 20 of 100 samples have unreadable pictures"):
         evaluate(task, given, Pictures(100, frozenset(range(20))), "val", TOKENIZER)
+
+
+def test_shuffled_texts_stand_beside_the_pictures_of_others(tmp_path):
+    """In training and in evaluation: texts and their order stay, no picture is its own, and a task that reads it is at chance."""
+    given = recipe(data={"shuffled": True})
+    (own, model), mixed = toy_run.stream_and_model(recipe()), toy_run.stream_and_model(given)[0]
+    ours = [own.deliver(k).batch for k in range(5)]
+    theirs = [replace(mixed, shuffled=True).deliver(k).batch for k in range(5)]
+    assert all(a.keys == b.keys and torch.equal(a.text_BT, b.text_BT) for a, b in zip(ours, theirs, strict=True))
+    colour_B, shown_B = (torch.cat([b.images.pixel_I3HW[b.image_of_BN[:, 0], :, 0, 0] for b in some]) for some in (ours, theirs))
+    assert 0.5 < (colour_B != shown_B).any(1).float().mean() < 1  # of 40, nine others have its colour
+
+    finetune(tuning(), Toy, Colour, sources(), tmp_path / "fine", **QUIET)
+    task = Colour(Colour.Config(names=tuple(sorted(toy_run.COLOURS))), model, TOKENIZER)
+    load_weights(task, read_weights(tmp_path / "fine" / "model.safetensors"), "fine")
+    blind = tuning().model_copy(update={"data": given.data})
+    seeing, shuffled = (evaluate(task, one, Pictures(100), "val", TOKENIZER)[1].items for one in (tuning(), blind))
+    assert sum(item["score"] for item in seeing) == 100
+    assert 10 < sum(item["score"] for item in shuffled) < 40
+
+
+def test_objectives_on_held_out_samples_with_their_intervals():
+    """Each sample once, as one pass over all of them says; the interval holds the mean and shrinks with more batches."""
+    model, given = toy_run.stream_and_model(recipe())[1], recipe()
+    found = {size: objectives(model, given, sources(size), TOKENIZER) for size in (64, 640)}
+    for size, measured in found.items():
+        assert measured.n == size
+        parts = [batch["loss/mlm"] for batch in measured.batches]
+        assert measured.metrics["loss/mlm"] == pytest.approx(sum(a for a, _ in parts) / sum(b for _, b in parts))
+    low, high = found[640].ci95()["loss/mlm"]
+    assert low < found[640].metrics["loss/mlm"] < high
+    assert found[64].ci95()["loss/mlm"] == pytest.approx([found[64].metrics["loss/mlm"]] * 2)  # one batch tells no spread
 
 
 def test_a_run_tells_tensorboard_and_whatever_else_is_asked_for(tmp_path, monkeypatch):

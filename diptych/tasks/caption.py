@@ -39,18 +39,18 @@ class Writes(Protocol):
     def writing(self, batch: Batch) -> LossTerm: ...
 
 
-class CaptioningTask(Task):
+class CaptionTask(Task):
     purpose = "retrieval"  # pictures with all their texts
     reads = ("decode",)
     needs_labels = False
 
     class Config(config.Config):
-        kind: Literal["captioning"] = "captioning"
+        kind: Literal["caption"] = "caption"
         beam: PositiveInt = 5
         most: PositiveInt = 40  # tokens of a text
 
-        def build(self, system: System, tokenizer: Tokenizer) -> CaptioningTask:
-            return CaptioningTask(self, system, tokenizer)
+        def build(self, system: System, tokenizer: Tokenizer) -> CaptionTask:
+            return CaptionTask(self, system, tokenizer)
 
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):
         super().__init__()
@@ -70,7 +70,7 @@ class CaptioningTask(Task):
         shown, written = [], []
         for batch in batches:
             if batch.images is None or batch.image_of_BN is None:
-                raise UserError("captioning needs pictures, and this data set has texts only")
+                raise UserError("caption needs pictures, and this data set has texts only")
             place_B = batch.image_of_BN[:, 0].tolist()
             sample_of = dict(zip(reversed(place_B), reversed(batch.samples), strict=True))  # the first row of each picture
             shown += [sample_of[place] for place in range(len(batch.images.pixel_I3HW))]
@@ -95,4 +95,4 @@ class CaptioningTask(Task):
 def finetuning(recipe: Recipe) -> Recipe:
     """A tenth of the steps at a tenth of the rate, with nothing frozen."""
     train = recipe.train.model_copy(update={"freeze": (), "steps": max(recipe.train.steps // 10, 1), "lr": recipe.train.lr / 10})
-    return recipe.model_copy(update={"task": CaptioningTask.Config(), "train": train})
+    return recipe.model_copy(update={"task": CaptionTask.Config(), "train": train})

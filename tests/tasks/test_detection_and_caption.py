@@ -14,7 +14,7 @@ from diptych.contracts import Regions
 from diptych.data.collate import Collate
 from diptych.draw import Draw
 from diptych.load import Model
-from diptych.tasks.captioning import CaptioningTask
+from diptych.tasks.caption import CaptionTask
 from diptych.tasks.detection import DetectionTask
 from diptych.tasks.detection import finetuning as finetuning_detection
 
@@ -82,7 +82,7 @@ def test_captioning_by_hand(case, monkeypatch):
         return [TOKENIZER.encode(text, 40).ids[1:-1] for text in said]
 
     monkeypatch.setattr(system, "decode", decode)
-    task = CaptioningTask(CaptioningTask.Config(), system, TOKENIZER)
+    task = CaptionTask(CaptionTask.Config(), system, TOKENIZER)
     whole, parts = (task.evaluate(batches(case, *groups)) for groups in ([range(6)], [[0, 1], [2, 3, 4], [5]]))
     assert whole == parts
     assert whole.metrics["exact"] == pytest.approx(100 * 5 / 6)
@@ -93,7 +93,7 @@ def test_captioning_by_hand(case, monkeypatch):
     assert task.evaluate([]).metrics == {}
 
 
-@pytest.mark.parametrize("kind", [CaptioningTask, DetectionTask])
+@pytest.mark.parametrize("kind", [CaptionTask, DetectionTask])
 def test_fine_tuning_is_the_system_s_own_loss_of_it(case, kind):
     system = case.build().eval()
     task = kind(kind.Config(), system, TOKENIZER)
@@ -123,8 +123,8 @@ def test_a_model_says_what_it_sees(case):
 def test_systems_that_cannot_are_refused_and_named():
     with pytest.raises(UserError, match=r"detection needs a system that can find things in pictures; vilt does not, .*e2e_vlp"):
         find.suits("detection", "vilt")
-    with pytest.raises(UserError, match=r"captioning needs a system that can write; vilt does not, these do: e2e_vlp"):
-        find.suits("captioning", "vilt")
+    with pytest.raises(UserError, match=r"caption needs a system that can write; vilt does not, these do: e2e_vlp"):
+        find.suits("caption", "vilt")
     task = DetectionTask(finetuning_detection(Case("detector").recipe).task, Case("detector").build(), TOKENIZER)
     with pytest.raises(UserError, match="learns to detect by pre-training"):
         task(None)

@@ -1,0 +1,60 @@
+"""The verbs of studies: many runs, one table."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diptych.cli.work import AsJson, Resume, work
+
+app = typer.Typer()
+
+
+class Spend(StrEnum):
+    quick = "quick"
+    small = "small"
+    full = "full"
+
+
+@app.command()
+def compare(
+    systems: Annotated[str, typer.Option("--systems", metavar="A,B", help="By default all whose past is known.")] = "",
+    tasks: Annotated[str, typer.Option("--tasks", metavar="X,Y", help="By default all that the embedded data have.")] = "",
+    budget: Annotated[Spend, typer.Option("--budget", help="How long everything is trained, and how much is asked.")] = Spend.quick,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Fine-tunings of each cell.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, metavar="N", help="Commands beside each other; by default one a core, or one GPU."),
+    ] = None,
+    resume: Annotated[
+        Resume, typer.Option("--resume", help="auto: go on with the table in OUT; never: refuse if there is one.")
+    ] = Resume.auto,
+    results: Annotated[
+        Path, typer.Option("--results", metavar="DIR", help="Where finished cells are kept, and looked for.")
+    ] = Path("results"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Runs, table.json, table.csv and report.html.")] = Path(
+        "runs/compare"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Compare systems on tasks: from scratch, with a root alone, and pre-trained."""
+    with work(as_json) as say:
+        import torch
+
+        from diptych.cli import call
+        from diptych.study.compare import Options
+        from diptych.study.compare import compare as fill
+        from diptych.study.compare_report import lines
+        from diptych.study.pasts import BUDGETS
+
+        jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8))
+        asked = ([name for name in text.split(",") if name] for text in (systems, tasks))
+        options = Options(*asked, BUDGETS[budget.value], seeds, jobs, resume.value, results)
+        table = fill(options, out, call)
+        say(table, *lines(table), f"table: {out / 'table.json'}, {out / 'table.csv'}", f"report: {out / 'report.html'}")
+    if table["failed"]:
+        raise typer.Exit(1)

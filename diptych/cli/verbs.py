@@ -1,0 +1,480 @@
+"""The verbs of a run, from pre-training to asking; and what there is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diptych.cli.work import (
+    AsJson,
+    ConfigFile,
+    Data,
+    Init,
+    Out,
+    Profiling,
+    Ranks,
+    Regions,
+    Resume,
+    Resuming,
+    Settings,
+    Source,
+    finished,
+    put,
+    resolved,
+    several,
+    show,
+    speaks,
+    work,
+)
+
+if TYPE_CHECKING:
+    from diptych.contracts import Reader, System
+    from diptych.data.mixture import Source as Mixed
+
+app = typer.Typer(
+    name="diptych",
+    help="Pre-train, fine-tune, evaluate and ask vision-language systems built from the same parts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Everything in little, within 90 seconds.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The larger size, rates searched anew, all labels, other hinges. Long.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="By default runs/demo, or runs/demo-quick.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what pre-training is worth, on the embedded data."""
+    from diptych.config import UserError
+
+    if quick and full:
+        raise UserError("--quick and --full exclude each other")
+    out = out or Path("runs/demo-quick" if quick else "runs/demo")
+    with work(as_json) as say:
+        from diptych.cli import call
+        from diptych.study.demo import demo as run_demo
+
+        say(run_demo("quick" if quick else "full" if full else "default", out, call), f"report: {out / 'report.html'}")
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(metavar="SYSTEM[:PRESET]", help="For example vilt:small or my_lab.my_system:tiny.")],
+    data: Data = None,
+    init: Init = None,
+    regions: Regions = None,
+    file: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resuming = Resume.auto,
+    ranks: Ranks = 1,
+    profile: Profiling = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pre-train a system on pictures and texts."""
+    from diptych import find
+
+    found = find.system(name)
+    recipe = resolved(found.recipe, file, settings)
+    out = out or Path("runs") / f"{found.name}-{found.preset}"
+    specs = data or ["scenes"]
+    about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
+    about |= _store(regions)
+    with several(ranks, recipe), work(as_json) as say:
+        from diptych.train import run
+
+        _regions_suit(found.cls, regions, pretraining=True)
+        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
+        held_out = _held_out(specs, found.cls, regions) if recipe.train.validate_every else []
+        show(recipe)
+        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
+        result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
+        say(result, *_scores(result), *finished(out))
+
+
+@app.command()
+def finetune(
+    name: Annotated[str, typer.Argument(metavar="TASK", help="For example vqa or retrieval.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="RUN|SYSTEM:PRESET", help="What to start from; a preset is from scratch.")
+    ],
+    data: Data = None,
+    init: Init = None,
+    regions: Regions = None,
+    file: ConfigFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resuming = Resume.auto,
+    ranks: Ranks = 1,
+    profile: Profiling = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a run on a task, or train it from scratch."""
+    from diptych import find
+
+    task = find.task_class(name)
+    start = find.run(source)
+    if start is None:
+        system_name, preset, system, before = find.system(source)
+        called = f"{name}-{system_name}-{preset}-scratch"
+    else:
+        saved = find.read_config(start)
+        system_name, preset, system = saved["system"], saved.get("preset"), find.system_class(saved["system"])
+        before = find.recipe({**saved["recipe"], "task": None}, system_name)
+        called = f"{name}-{start.resolve().name}"
+    recipe = resolved(find.finetuning(name, system_name, before), file, settings)
+    out = out or Path("runs") / called
+    specs = data or ["scenes"]
+    about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
+    about |= {"init": _pairs(init), **_store(regions)}
+    with several(ranks, recipe), work(as_json) as say:
+        from diptych.train import run
+
+        _task_suits(task.reads_regions(recipe.task), system, regions)
+        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
+        show(recipe)
+        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
+        validation = _validation(specs[0], task.purpose, regions)
+        result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
+        say(result, *_scores(result), *finished(out))
+
+
+@app.command()
+def evaluate(
+    name: Annotated[
+        str, typer.Argument(metavar="TASK", help="For example vqa or retrieval; or objectives: those of pre-training.")
+    ],
+    source: Source,
+    data: Annotated[str, typer.Option("--data", metavar="[KIND:]PATH", help="By default what the run was trained on.")] = "",
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="For example val, test, test-style.")] = "test",
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format; a table if named .csv.")
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option("--items", metavar="FILE", help="Every question's score and best answers, as JSON lines.")
+    ] = None,
+    regions: Regions = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run on one split of a data set."""
+    from diptych import find
+
+    if name == "objectives":
+        return _objectives(source, data, split, regions, settings, as_json)
+    task = find.task_class(name)
+    with work(as_json) as say:
+        from diptych import checkpoint
+        from diptych.load import load, with_proposer
+        from diptych.train import run
+
+        model = load(source)
+        judged = model.on_task(name)
+        recipe = resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
+        judged.config = recipe.task  # how it is judged may be set: task.folds=5
+        with_proposer(judged)
+        spec = data or model.about["data"][0]
+        is_read = task.reads_regions(recipe.task)
+        known = model.about.get("regions") if model.system.reads_regions or is_read else None
+        regions = regions or (Path(known) if known else None)
+        _task_suits(is_read, type(model.system), regions)
+        found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
+        about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
+        result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
+        if predictions:
+            put("--predictions", predictions, lambda: _write_predictions(predictions, evaluation.predictions))
+        if items:
+            lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in evaluation.items)
+            put("--items", items, lambda: checkpoint.write_file(items, lines.encode()))
+        say(result, *_scores(result))
+
+
+@app.command()
+def ask(
+    image: Annotated[str, typer.Argument(metavar="IMAGE")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A question, a statement, texts to choose from (a | b), or a text with [MASK].")
+    ],
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")] = Path("answer.png"),
+    as_json: AsJson = False,
+) -> None:
+    """Ask about a picture, and see where the model looked."""
+    with work(as_json) as say:
+        from diptych.load import load
+        from diptych.report.ask import ask_picture
+
+        reply = load(source).ask(image, text)
+        looked = reply.look if len(reply.look.weight_V) else (None, None)
+        drawn = ask_picture(reply.picture, text, reply.guesses, *looked, reply.boxes)
+        put("--out", out, lambda: out.write_bytes(drawn))
+        guesses = [{"text": guess.text, "probability": round(guess.probability, 4)} for guess in reply.guesses]
+        lines = [f"{guess.probability:7.1%}  {guess.text}" for guess in reply.guesses]
+        if reply.verb == "match" and text.rstrip().endswith("?"):
+            lines.append(f"(judged as a statement: this run answers no questions yet; diptych finetune vqa --from {source})")
+        say(
+            {"verb": reply.verb, "text": text, "guesses": guesses, "picture": str(out)},
+            *lines,
+            f"{'picture' if looked[0] is None else 'where it looked'}: {out}",
+        )
+
+
+@app.command("list")
+def list_(
+    room: Annotated[str, typer.Argument(metavar="[systems|objectives|tasks|data]")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What there is, and which goes with which."""
+    from diptych import find
+    from diptych.config import UserError, nearest
+
+    if room and room not in find.ROOMS:
+        raise UserError(f"diptych list {room}: no such list{nearest(room, find.ROOMS)}")
+    found = {chosen: find.catalogue(chosen) for chosen in find.ROOMS if room in ("", chosen)}
+    lines = []
+    for chosen, entries in found.items():
+        lines += [chosen]
+        for entry in entries.values():
+            facts = "; ".join(f"{key}: {', '.join(values)}" for key, values in entry.facts().items())
+            lines += [f"  {entry.name:16} {entry.about}", *([f"  {'':16} {facts}"] if facts else [])]
+    with work(as_json) as say:
+        say(
+            {chosen: {e.name: {"about": e.about, **e.facts()} for e in entries.values()} for chosen, entries in found.items()},
+            *lines,
+        )
+
+
+@app.command()
+def plan(
+    name: Annotated[str, typer.Argument(metavar="SYSTEM[:PRESET]", help="For example vilt:paper.")],
+    gpus: Annotated[int, typer.Option("--gpus", min=1, metavar="N", help="Devices that share each batch.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="v100, a100, l40s, h100, h200, b200, mi300x; or cpu, measured.")] = "h100",
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", help="The share of the peak that you expect; 0.35 is a guess.")
+    ] = 0.35,
+    file: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run will cost before it is started: parameters, FLOPs, memory, hours."""
+    from diptych import find
+
+    found = find.system(name)
+    recipe = resolved(found.recipe, file, settings)
+    with work(as_json) as say:
+        from diptych import plan as planning
+
+        planned = planning.plan(recipe, found.cls, gpus, device, utilisation)
+        say({"system": found.name, "preset": found.preset, **planned}, *planning.lines(planned))
+
+
+@app.command()
+def convert(
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="Whose weights: align, bert, detr, oscar, resnet, soho, uniter, vilt.")
+    ],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST")],
+    as_json: AsJson = False,
+) -> None:
+    """Published weights to a run directory, and back."""
+    from diptych import find
+
+    module = find.weights(kind)
+    with work(as_json) as say:
+        report = module.convert(source, dest)
+        say(report, *(f"{key}: {value}" for key, value in report.items()))
+
+
+# ------------------------------------------------------------------------------------------------- what they share
+
+
+def _objectives(source: str, data: str, split: str, regions: Path | None, settings: list[str] | None, as_json: bool) -> None:
+    """The objectives of pre-training on one split. A preset instead of a run: of a system that has learnt nothing."""
+    from diptych import find
+    from diptych.config import UserError
+
+    with work(as_json) as say:
+        from diptych.load import Model, load
+        from diptych.text import tokenizer
+        from diptych.train import run
+
+        if find.run(source) is not None:
+            model = load(source)
+        else:
+            fresh = find.system(source)
+            recipe, words = fresh.recipe, tokenizer.load(fresh.recipe.text.vocab)
+            seen = find.readers([data or "scenes"], "train", fresh.cls.purpose)
+            prepared = fresh.cls.prepare(recipe.system, [one.reader for one in seen], words)
+            recipe = recipe.model_copy(update={"system": prepared})
+            about = {"system": fresh.name, "preset": fresh.preset, "data": ["scenes"]}
+            model = Model(run.build_system(recipe, fresh.cls, words), words, recipe, about, Path(source))
+        if model.task is not None:
+            raise UserError(f"{source}: fine-tuned for {model.about['task']}, and objectives are those of pre-training")
+        recipe, kind = resolved(model.recipe, None, settings), type(model.system)
+        known = model.about.get("regions")
+        regions = regions or (Path(known) if known else None)
+        _regions_suit(kind, regions, pretraining=True)
+        specs = [data] if data else model.about["data"]
+        sources = _seen(find.readers(specs, split, kind.purpose), regions)
+        about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions)}
+        result = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
+        say(result, *_scores(result))
+
+
+def _pairs(init: list[str] | None) -> dict[str, str]:
+    """`--init PART=RUN` as {part: run}."""
+    from diptych.config import UserError
+
+    pairs = {}
+    for text in init or []:
+        part, equals, run = text.partition("=")
+        if not (part and equals and run):
+            raise UserError(f"--init {text}: write it as PART=RUN, for example image=runs/vit-small")
+        pairs[part] = run
+    return pairs
+
+
+def _profile_page(is_asked: bool) -> Callable[[Any, Path], str] | None:
+    if not is_asked:
+        return None
+    from diptych.report.profile import profile_page
+
+    return profile_page
+
+
+def _runs(init: list[str] | None) -> dict[str, Path]:
+    from diptych import find
+    from diptych.config import UserError
+
+    runs = {}
+    for part, text in _pairs(init).items():
+        if (run := find.run(text)) is None:
+            raise UserError(f"--init {part}={text}: {text} is no run directory")
+        runs[part] = run
+    return runs
+
+
+def _write_predictions(path: Path, predictions: list[Any]) -> None:
+    """JSON, or a table of the predictions' fields."""
+    from diptych import checkpoint
+
+    if path.suffix != ".csv" or not predictions:
+        checkpoint.write_json(path, predictions)
+        return
+    import csv
+    import io
+
+    names = dict.fromkeys(name for row in predictions for name in row)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [*names], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(predictions)
+    checkpoint.write_file(path, table.getvalue().encode())
+
+
+def _only(sources: list[Mixed]) -> Mixed:
+    """A score is of one data set."""
+    from diptych.config import UserError
+
+    if len(sources) > 1:
+        names = [source.name for source in sources]
+        raise UserError(f"--data: {len(names)} data sets are there; name one: {' or '.join(names)}")
+    return sources[0]
+
+
+def _store(regions: Path | None) -> dict[str, str]:
+    """The region store's place in `about`: only where there is one."""
+    return {} if regions is None else {"regions": str(regions)}
+
+
+def _task_suits(is_read: bool, system: type[System], regions: Path | None) -> None:
+    """As `_regions_suit`, where the task itself may read the store, too."""
+    from diptych.config import UserError
+
+    if not is_read:
+        _regions_suit(system, regions)
+    elif regions is None:
+        raise UserError("task.candidates=detected chooses among what a detector saw in the pictures: --regions STORE")
+
+
+def _regions_suit(system: type[System], regions: Path | None, pretraining: bool = False) -> None:
+    """Refuse a missing store, and one that would not be read."""
+    from diptych.config import UserError
+
+    is_read = system.reads_regions or (pretraining and system.taught_by_regions)
+    if is_read and regions is None:
+        how = "reads" if system.reads_regions else "is taught by"
+        train, extract = "diptych regions train", "diptych regions extract --from runs/detector --split train --split val"
+        raise UserError(
+            f"{system.__name__} {how} what a detector saw in the pictures: --regions STORE."
+            f" `{train} && {extract} --out runs/regions` makes one of the scenes"
+        )
+    if regions is not None and not is_read:
+        when = " after pre-training" if system.taught_by_regions else ""
+        raise UserError(f"--regions {regions}: {system.__name__} reads no region features{when}; leave it out")
+
+
+def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
+    """Sources whose samples bring what the store, where there is one, holds of their pictures."""
+    from dataclasses import replace
+
+    from diptych.regions.store import RegionStore, WithRegions
+
+    if regions is None:
+        return sources
+    store = RegionStore(regions)
+    return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
+
+
+def _validation(spec: str, purpose: str, regions: Path | None) -> dict[str, Reader]:
+    """The `val` split of a data set, where it has one."""
+    from diptych import find
+    from diptych.config import UserError
+
+    try:
+        return {"val": _only(_seen(find.readers([spec], "val", purpose), regions)).reader}
+    except UserError as error:
+        if speaks():
+            print(f"no score on val at the end: {error}", file=sys.stderr)
+        return {}
+
+
+def _held_out(specs: list[str], system: type[System], regions: Path | None) -> list[Mixed]:
+    """The `val` splits of data sets, where they all have one."""
+    from diptych import find
+    from diptych.config import UserError
+
+    try:
+        return _seen(find.readers(specs, "val", system.purpose), regions)
+    except UserError as error:
+        if speaks():
+            print(f"nothing is measured on val: {error}", file=sys.stderr)
+        return []
+
+
+def _scores(result: Mapping[str, Any]) -> list[str]:
+    """A result as a table: metric, value, 95 % interval. Ranks other than the first have none."""
+    if not result or result["split"] == "train":
+        return []
+    asked = {None: "samples", "retrieval": "queries", "rec": "phrases"}.get(result["task"], "questions")
+    lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]
+    for metric, value in result["metrics"].items():
+        low_high = result["ci95"].get(metric)
+        lines.append(
+            f"{metric:>20} {value:7.{2 if result['task'] else 4}f}"
+            + ("" if low_high is None else "   ({:.2f} to {:.2f})".format(*low_high))
+        )
+    return lines

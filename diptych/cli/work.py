@@ -1,0 +1,140 @@
+"""What is around every verb: the options that verbs share, the processes they run in, what they print and where.
+
+A verb does its work inside `work(as_json)`: what is printed meanwhile goes to standard error, and what it says at the end is one
+JSON object or the lines for a person.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from diptych.config import Recipe
+
+
+class Resume(StrEnum):
+    auto = "auto"
+    never = "never"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+Data = Annotated[
+    list[str] | None, typer.Option("--data", metavar="[KIND:]PATH[@WEIGHT]", help="A data set, may be repeated; default: scenes.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one key of the recipe; may be repeated.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Changes as YAML, or a run's config.json.")]
+Init = Annotated[list[str] | None, typer.Option("--init", metavar="PART=RUN", help="Start a part from a run, as in image=RUN.")]
+Regions = Annotated[
+    Path | None, typer.Option("--regions", metavar="STORE", help="What a detector saw in the pictures (`diptych regions extract`).")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; by default a name under runs/.")]
+Ranks = Annotated[int, typer.Option("--ranks", min=1, metavar="N", help="Processes of this machine that share each batch.")]
+Profiling = Annotated[
+    bool, typer.Option("--profile", help="Record ten steps; profile.html in the run directory shows where time goes.")
+]
+Source = Annotated[str, typer.Option("--from", metavar="RUN", help="A run directory or a Hub repository.")]
+Resuming = Annotated[
+    Resume, typer.Option("--resume", help="auto: go on with the run in the directory; never: refuse if there is one.")
+]
+
+words: list[str] = []  # of the command that is being carried out
+
+
+class Say(Protocol):
+    def __call__(self, result: Mapping[str, Any], *lines: str) -> None: ...
+
+
+@contextmanager
+def work(as_json: bool) -> Iterator[Say]:
+    """Around a verb's work: joins torchrun's processes; whatever is printed meanwhile goes to standard error.
+
+    `say(result, *lines)` is told once: the result is printed as JSON, or else the lines.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from diptych import dist
+
+            stack.enter_context(dist.process_group())
+        said: list[str] = []
+
+        def say(result: Mapping[str, Any], *lines: str) -> None:
+            said.extend([json.dumps(result, indent=2, ensure_ascii=False)] if as_json else lines)
+
+        yield say
+    if speaks():
+        print("\n".join(said))
+
+
+@contextmanager
+def several(ranks: int, recipe: Recipe) -> Iterator[None]:
+    """This process and as many others as are asked for."""
+    from diptych import launch
+    from diptych.config import UserError
+
+    if ranks == 1 or launch.is_launched():  # the others were started by the same words
+        yield
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--ranks starts processes, and torchrun already has: leave one of them out")
+    batch, accumulate = recipe.train.batch_size, recipe.train.accumulate
+    if batch % (ranks * accumulate):
+        raise UserError(f"--ranks {ranks}: does not divide train.batch_size={batch} / train.accumulate={accumulate}")
+    import torch
+
+    threads = torch.get_num_threads()
+    with launch.ranks(ranks, words):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def resolved(recipe: Recipe, file: Path | None, settings: list[str] | None) -> Recipe:
+    from diptych import config
+
+    layers = [config.from_file(file)] if file else []
+    return config.resolve(recipe, *layers, *(config.from_setting(setting) for setting in settings or []))
+
+
+def show(recipe: Recipe) -> None:
+    from diptych import config
+
+    if speaks():
+        print(config.to_yaml(recipe), file=sys.stderr, flush=True)
+
+
+def put(option: str, path: Path, write: Callable[[], object]) -> None:
+    """Write what an option names, making its folder; a place that cannot be written is the user's matter."""
+    from diptych.config import UserError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write()
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({error.strerror})") from None
+
+
+def finished(out: Path) -> list[str]:
+    """Write the run's report and say where things are."""
+    from diptych.report.run import run_page
+
+    if speaks():
+        (out / "report.html").write_text(run_page(out), encoding="utf-8")
+    return [f"run: {out}", f"report: {out / 'report.html'}"]

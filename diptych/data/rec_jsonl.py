@@ -1,0 +1,95 @@
+"""Your own phrases that each mean one thing of a picture: a jsonl file, one a line (data/jsonl.py).
+
+    {"image": "cats/tom.jpg", "text": "the cat on the left", "box": [12, 40, 220, 310]}
+
+The box is x1 y1 x2 y2 in pixels of the picture, turned upright; null where it is to be found out. What is meant on other lines of
+the same picture is what there is to choose from; where most pictures have one line only, `--set task.candidates=windows` chooses
+from boxes laid over the picture. Further fields: "id", "kind" (scores are broken down by it), "split", "group".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from diptych.config import UserError
+from diptych.contracts import Box, Sample
+from diptych.data import files
+from diptych.data.files import NUMBER, Problem
+from diptych.data.jsonl import Asked, Jsonl, Row, write_example
+
+_LYING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class RECJsonl(Jsonl):
+    purposes = frozenset({"rec"})
+    looks_for = "a .jsonl file of {image, text, box}"
+    marks = frozenset({"image", "text", "box"})
+    answer = "right"
+
+    @staticmethod
+    def line(row: Row) -> Asked:
+        labels: dict[str, Any] = {"kind": str(row.fields.get("kind") or ""), "where": row.where}
+        boxes = [_box(row)] if "box" in row else []
+        return row.line([row.text("image")], row.text("text"), labels | ({"right": 0} if boxes else {}), boxes)
+
+    @classmethod
+    def _read(cls, root: Path) -> tuple[list[Asked], list[Problem]]:
+        """Each line beside the boxes of all lines of its picture."""
+        lines, problems = super()._read(root)
+        of_picture: dict[Path | bytes, dict[Box, int]] = {}
+        for line in lines:
+            known = of_picture.setdefault(line.sample.images[0], {})
+            for box in line.sample.boxes:
+                known.setdefault(box, len(known))
+        together = []
+        for line in lines:
+            sample, known = line.sample, of_picture[line.sample.images[0]]
+            right = {"right": known[sample.boxes[0]]} if sample.boxes else {}
+            together.append(replace(line, sample=replace(sample, boxes=tuple(known), labels={**sample.labels, **right})))
+        return together, problems
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._samples[index]
+        if "right" in sample.labels:
+            _inside(sample)
+        return sample
+
+
+def _box(row: Row) -> Box:
+    said = row.given("box")
+    if fault := files.amiss(said, (NUMBER,) * 4, "box"):
+        raise UserError(f"{row.where}: {fault}")
+    x1, y1, x2, y2 = said
+    if not (0 <= x1 < x2 and 0 <= y1 < y2):
+        raise UserError(f"{row.where}: 'box' must be x1 y1 x2 y2 in pixels, x1 < x2 and y1 < y2, not {said}")
+    return Box((x1, y1, x2, y2))
+
+
+def _inside(sample: Sample) -> None:
+    """Whether the box lies in the picture, as far as its header tells; a broken one is another matter."""
+    source = sample.images[0]
+    assert isinstance(source, Path)
+    try:
+        with Image.open(source) as picture:
+            sides = picture.size[:: -1 if picture.getexif().get(0x0112) in _LYING else 1]
+    except Exception:  # whatever a damaged file makes Pillow raise: decoding will say it
+        return
+    x1, y1, *_ = box = sample.boxes[sample.labels["right"]].xyxy
+    if x1 >= sides[0] or y1 >= sides[1]:
+        shown, size = ", ".join(f"{v:g}" for v in box), " x ".join(map(str, sides))
+        raise UserError(f"{sample.labels['where']}: the box {shown} lies outside the picture, which has {size} pixels")
+
+
+def example(root: Path) -> None:
+    """Two things in each of two pictures."""
+    files.example_pictures(root / "cats", ["tom.jpg", "kit.jpg"])
+    rows = [
+        {"image": f"cats/{name}.jpg", "text": f"the cat on the {side}", "box": box}
+        for name in ("tom", "kit")
+        for side, box in (("left", [2, 4, 20, 30]), ("right", [26.5, 4, 44, 30]))
+    ]
+    write_example(root / "phrases.jsonl", rows)

@@ -1,0 +1,435 @@
+"""`diptych compare`: the bake-off. Systems x tasks x what came before x seeds, at one budget, on the embedded data.
+
+    scratch      random numbers ------------------------------------> fine-tuning
+    root_only    image root, or the detector's features ------------> fine-tuning     the fair rival: has eyes, has never read
+    pretrained   the same root ---------------> pre-training -------> fine-tuning
+    without_...  the last, fine-tuned and asked without picture or text: what the data give away (the tasks' key `withhold`)
+
+A cell is one system on one task with one past and one seed. Its fine-tuning is tried at the learning rates of GRID, relative to
+the system's own; `val` chooses, with the first seed, for all; the cell is scored on every test split. All arms of a system have the
+same samples, steps and grid. What leads to a system stands in pasts.py, what remains of a finished cell in kept.py; numbers are
+put together in compare_table.py and told in compare_report.py.
+
+The unit of work is a system: its past first, beside it the cells that need none, then the others. A crew (crew.py) takes whatever
+can be started. Interrupted, the same command goes on: with the runs in OUT, and without computing cells whose results are kept.
+For UNITER and VinVL a detector's features are where everything begins, so `scratch` and `root_only` are one cell there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from diptych import __version__, checkpoint, config, find
+from diptych.config import UserError, nearest
+from diptych.contracts import Trainable
+from diptych.study import crew
+from diptych.study.kept import Results, shown
+from diptych.study.lanes import Call, Command, last_step, progress_line
+from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
+
+ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
+GRID = (0.25, 0.5, 1.0)  # learning rates that are tried, times the system's own
+SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
+
+
+@dataclass(frozen=True)
+class Field:
+    """A task as the embedded data have it."""
+
+    task: str
+    data: str  # as for --data
+    splits: tuple[str, ...]  # of SPLITS; the first decides
+    withheld: tuple[str, ...]  # what its controls can do without
+
+
+@dataclass(frozen=True)
+class Cell:
+    system: str
+    task: str
+    arm: str
+    seed: int
+    key: str  # of what decides it
+    tunings: Mapping[float, Command]  # by learning rate
+    splits: tuple[str, ...]
+    asked: int | None  # questions of each split
+    data: str
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        return self.system, self.task, self.arm, self.seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-s{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.system}, {self.task}, {self.arm.replace('_', ' ')}, seed {self.seed}"
+
+    def judged(self, rate: float) -> dict[str, Command]:
+        """By split: scoring what was fine-tuned at a rate."""
+        run, limit = self.tunings[rate].makes.parent, self.asked or "null"
+        commands = {}
+        for split in self.splits:
+            items = run / f"{split}.jsonl"
+            words = ("evaluate", self.task, "--from", str(run), "--data", self.data, "--split", split)
+            words += ("--set", f"data.limit={limit}", "--items", str(items))
+            commands[split] = Command(f"scoring {self.system} on {self.task}", words, items)
+        return commands
+
+
+def field_of(task: str) -> Field | None:
+    """Where the embedded data have a task; None if nowhere, or if it cannot be learnt (a cell is a fine-tuning)."""
+    cls = find.task_class(task)
+    if cls.forward is Trainable.forward:
+        return None
+    withhold = cls.Config.model_fields.get("withhold")
+    withheld = tuple(choice for choice in get_args(withhold.annotation) if choice != "none") if withhold else ()
+    for embedded in find.EMBEDDED:
+        data, splits = "", []
+        for split in ("train", "val", *SPLITS):
+            try:
+                data = data or find.readers([embedded], split, cls.purpose, 1)[0].name
+                find.readers([data], split, cls.purpose, 1)
+                splits.append(split)
+            except UserError:
+                if split in ("train", "val"):
+                    break
+        if splits[:2] == ["train", "val"] and len(splits) > 2:
+            return Field(task, data, tuple(splits[2:]), withheld)
+    return None
+
+
+class Plan:
+    """All cells, and the commands that they and their pasts are made by."""
+
+    def __init__(self, systems: Sequence[str], tasks: Sequence[str], budget: Budget, seeds: int, out: Path):
+        self.systems, self.tasks, self.budget, self.seeds, self.out = systems, tasks, budget, seeds, out
+        self.pasts = Pasts(budget, out)
+        self.chains = {system: self.pasts.of(system) for system in systems}
+        found = {task: field_of(task) for task in tasks}
+        self.fields = {task: field for task, field in found.items() if field}
+        self.stages: dict[Path, Stage] = {}  # by what they make
+        self.unfit: dict[tuple[str, str], str] = {}  # which tasks a system cannot do, and why
+        self.cells: dict[tuple[str, str, str, int], Cell] = {}
+        self._runs: dict[str, Path] = {}  # by the key of the first cell that has them
+        for system in systems:
+            for stage in self.chains[system].stages:
+                self.stages.setdefault(stage.command.makes, stage)
+            for task in self.fields:
+                try:
+                    find.suits(task, system)
+                except UserError as error:
+                    self.unfit[system, task] = str(error)
+                    continue
+                self._add(system, self.fields[task])
+        self._folders = {str(stage.command.makes.parent): stage.command for stage in self.stages.values()}
+        self._folders |= {str(run.makes.parent): run for cell in self.cells.values() for run in cell.tunings.values()}
+
+    def _add(self, system: str, field: Field) -> None:
+        store = self._store(field) if find.system_class(system).reads_regions else None
+        if store:
+            self.stages.setdefault(store.command.makes, store)
+        cells = [self.cell(system, field, arm, seed, store) for seed in range(self.seeds) for arm in ARMS]
+        cells += [self.cell(system, field, f"without_{withheld}", 0, store) for withheld in field.withheld]
+        self.cells |= {cell.place: cell for cell in cells}
+
+    def _store(self, field: Field) -> Stage:
+        """Regions of the pictures that a task asks about."""
+        limits = (self.budget.labels, self.budget.asked_of(field.task))
+        limit = None if None in limits else max(limit for limit in limits if limit)
+        purpose, splits = find.task_class(field.task).purpose, ("train", "val", *field.splits)
+        return self.pasts.store((field.data,), purpose, splits, field.task, limit)
+
+    def cell(self, system: str, field: Field, arm: str, seed: int, store: Stage | None) -> Cell:
+        chain, budget, task = self.chains[system], self.budget, field.task
+        withheld = arm.removeprefix("without_") if arm.startswith("without_") else ""
+        is_born = bool(withheld) or arm == "pretrained"
+        before = chain.pretraining.recipe if is_born else _unborn(chain)
+        assert before is not None
+        recipe = find.task(task).finetuning(before.model_copy(update={"task": None}))
+        drawn = budget.controls if withheld else budget.drawn
+        steps = max(1, round(drawn / recipe.train.batch_size))
+        asked = budget.asked_of(task)
+        settings = [
+            *chain.past.settings,
+            *([f"task.withhold={withheld}"] if withheld else []),
+            f"data.limit={budget.labels or 'null'}",
+            f"train.steps={steps}",
+            f"train.seed={seed}",
+            f"train.log_every={max(steps // 30, 1)}",
+            f"train.validate_every={max(steps // 6, 1)}",
+            f"train.validate_on={min(asked or 500, 200)}",
+            f"train.score_on={asked or 'null'}",
+        ]
+        words = ["finetune", task, "--from", str(chain.pretraining.command.run) if is_born else chain.spec, "--data", field.data]
+        words += chain.start if arm == "root_only" else ()
+        words += ("--regions", str(store.command.makes.parent)) if store else ()
+        words += [word for setting in settings for word in ("--set", setting)]
+        resolved = config.resolve(recipe, *map(config.from_setting, settings))
+        purpose = find.task_class(task).purpose
+        shas = [self.pasts.sha256(field.data, split, purpose) for split in ("train", "val", *field.splits)]
+        key = self.pasts.key(words, resolved, GRID, shas, asked)
+        splits = field.splits[:1] if withheld else field.splits
+        # a key is of all that decides: where two arms have the same, they have the same runs
+        folder = self._runs.setdefault(key, self.out / "cells" / system / task / f"{arm}-s{seed}-{key}")
+        tunings = {}
+        for factor in GRID:
+            rate = float(f"{recipe.train.lr * factor:.4g}")
+            run = folder / f"{rate:g}"
+            command = (*words, "--set", f"train.lr={rate:g}", "--out", str(run))
+            tunings[rate] = Command(f"fine-tuning {system} on {task}", command, run / "result.json", steps)
+        return Cell(system, task, arm, seed, key, tunings, splits, asked, field.data)
+
+    def needs(self, command: Command) -> list[Command]:
+        """The commands that make the folders which its words name."""
+        named = [word.partition("=")[2] if word.startswith(("image=", "text=", "fusion=")) else word for word in command.words]
+        found = (self._folders.get(word) for word in named)
+        return [other for other in found if other is not None and other.makes != command.makes]
+
+    def line(self, command: Command) -> list[Command]:
+        """All that it needs, directly or not, and itself, in order."""
+        whole: dict[Path, Command] = {}
+        for other in self.needs(command):
+            whole |= {step.makes: step for step in self.line(other)}
+        return [*whole.values(), command]
+
+    def before(self, cell: Cell) -> list[Stage]:
+        """What a cell's weights were trained on before, in order."""
+        return [self.stages[step.makes] for step in self.line(next(iter(cell.tunings.values()))) if step.makes in self.stages]
+
+
+def _unborn(chain: Chain) -> config.Recipe:
+    return config.resolve(find.system(chain.spec).recipe, *map(config.from_setting, chain.past.settings))
+
+
+# ------------------------------------------------------------------------------------------------------------- the work
+
+
+class Work:
+    """What is still to be done; which cells are finished, kept, or lost."""
+
+    def __init__(self, plan: Plan, results: Results):
+        self.plan, self.results = plan, results
+        self.records: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+        self.lost: dict[tuple[str, str, str, int], str] = {}  # cell -> what was said
+        self.failed: dict[Path, str] = {}
+        self._clock = plan.out / "took.json"  # seconds of commands, by what they make
+        self.took: dict[str, float] = json.loads(self._clock.read_text(encoding="utf-8")) if self._clock.exists() else {}
+        for place, cell in plan.cells.items():
+            if record := results.get(cell.system, cell.task, cell.name, cell.key):
+                self.records[place] = record
+        self.kept = len(self.records)
+        self.settle()
+
+    def open(self) -> Iterator[Cell]:
+        yield from (cell for place, cell in self.plan.cells.items() if place not in self.records and place not in self.lost)
+
+    def rate(self, cell: Cell) -> float | None:
+        """The learning rate that was best on `val`, once it is known. Controls and further seeds take the first seed's."""
+        first = (cell.system, cell.task, "pretrained" if cell.arm.startswith("without_") else cell.arm, 0)
+        if first in self.records:
+            return self.records[first]["rate"]
+        tunings = self.plan.cells[first].tunings
+        if not all(command.makes.exists() for command in tunings.values()):
+            return None
+        on_val = {rate: value_on_val(command) for rate, command in tunings.items()}
+        return max(on_val, key=lambda rate: on_val[rate])  # of equals the smallest
+
+    def due(self, cell: Cell) -> list[Command]:
+        """The commands of a cell, as far as they are known."""
+        rate, searches = self.rate(cell), cell.seed == 0 and not cell.arm.startswith("without_")
+        tunings = list(cell.tunings.values()) if searches else [cell.tunings[rate]] if rate is not None else []
+        return [*tunings, *(cell.judged(rate).values() if rate is not None else ())]
+
+    def ready(self) -> list[Command]:
+        steps = {step.makes: step for cell in self.open() for command in self.due(cell) for step in self.plan.line(command)}
+        return [
+            step
+            for step in steps.values()
+            if not step.makes.exists()
+            and step.makes not in self.failed
+            and all(need.makes.exists() for need in self.plan.needs(step))
+        ]
+
+    def ended(self, command: Command, complaint: str, seconds: float) -> None:
+        if complaint or not command.makes.exists():
+            self.failed[command.makes] = complaint or f"{command.makes} was not made"
+        else:
+            name = str(command.makes.relative_to(self.plan.out))
+            self.took[name] = round(self.took.get(name, 0.0) + seconds, 1)
+            checkpoint.write_json(self._clock, self.took)
+        self.settle()
+
+    def settle(self) -> None:
+        """Keep what is finished, and give up what cannot be."""
+        for cell in list(self.open()):
+            due, rate = self.due(cell), self.rate(cell)
+            steps = [step for command in due for step in self.plan.line(command)]
+            broken = next((step for step in steps if step.makes in self.failed), None)
+            if broken is not None:
+                self.lost[cell.place] = f"{broken.about}: {self.failed[broken.makes]}"
+            elif rate is not None and all(command.makes.exists() for command in due):
+                record = self.record(cell, rate)
+                self.results.put(cell.system, cell.task, cell.name, cell.key, record)
+                self.records[cell.place] = record
+                _lighten(cell, rate)
+        for cell in list(self.open()):
+            first = (cell.system, cell.task, "pretrained" if cell.arm.startswith("without_") else cell.arm, 0)
+            if first in self.lost and not self.due(cell):
+                self.lost[cell.place] = self.lost[first]
+
+    def record(self, cell: Cell, rate: float) -> dict[str, Any]:
+        """What is kept of a finished cell."""
+        command, judged = cell.tunings[rate], cell.judged(rate)
+        tuning, items = result_of(command), {split: items_of(other) for split, other in judged.items()}
+        tried = {f"{r:g}": value_on_val(other) for r, other in cell.tunings.items() if other.makes.exists()}
+        about = {name: tuning[name] for name in ("task", "system", "preset", "seed", "config_sha256", "version")}
+        return {
+            **about,
+            "arm": cell.arm,
+            "budget": self.plan.budget.name,
+            "key": cell.key,
+            "rate": rate,
+            "on_val": tried,
+            "seconds": tuning["seconds"],
+            "steps": command.steps,
+            "labels": _seen(command),
+            "past": [self._told(stage) for stage in self.plan.before(cell)],
+            "curve": _curve(command),
+            "splits": {split: self.results.pack(part) for split, part in items.items()},
+            "shown": shown(items[cell.splits[0]]),
+            "commands": [str(step) for step in (*self.plan.line(command), *judged.values())],
+        }
+
+    def _told(self, stage: Stage) -> dict[str, Any]:
+        """A stage of a past: what it saw of how many samples, and how long it took."""
+        command, told = stage.command, {"about": stage.command.about, "sees": stage.sees}
+        if not command.run:
+            return told | {"seconds": self.took.get(str(command.makes.relative_to(self.plan.out)), 0.0)}
+        return told | {"steps": command.steps, "samples": _seen(command), "seconds": result_of(command)["seconds"]}
+
+    # ------------------------------------------------------------------------------------------------- how far it is
+
+    def standing(self, at_work: Sequence[crew.AtWork]) -> str:
+        done, all_ = len(self.records) + len(self.lost), len(self.plan.cells)
+        parts = [f"{done} of {all_} cells" + (f", {len(self.lost)} failed" if self.lost else "")]
+        left = self.seconds_left(len(at_work))
+        parts += [f"about {max(1, round(left / 60))} min left"] if left else []
+        for one in at_work:
+            done_steps = last_step(one.command.run / "metrics.jsonl") if one.command.run else 0
+            parts.append(one.command.about + (f" {100 * done_steps // one.command.steps} %" if done_steps else ""))
+        return "  |  ".join(parts)
+
+    def seconds_left(self, jobs: int) -> float | None:
+        """By what commands alike have taken; None before there are any. What is at work counts whole."""
+        alike: dict[str, list[float]] = {}
+        steps: list[float] = []  # seconds a step, of any training
+        for command in self._commands():
+            if took := self.took.get(str(command.makes.relative_to(self.plan.out))):
+                alike.setdefault(command.about, []).append(took)
+                steps += [took / command.steps] if command.steps else []
+        if not steps:
+            return None
+        left = [command for command in self._commands(only_open=True) if not command.makes.exists()]
+        mean = statistics.mean(steps)
+        return sum(statistics.mean(alike.get(c.about, [c.steps * mean or 10.0])) for c in left) / max(jobs, 1)
+
+    def _commands(self, only_open: bool = False) -> list[Command]:
+        """Each once; of cells whose rate is not known yet, the scoring of one."""
+        found: dict[Path, Command] = {}
+        for cell in self.open() if only_open else self.plan.cells.values():
+            rate = self.rate(cell) or next(iter(cell.tunings))
+            searches = cell.seed == 0 and not cell.arm.startswith("without_")
+            for command in (*(cell.tunings.values() if searches else [cell.tunings[rate]]), *cell.judged(rate).values()):
+                found |= {step.makes: step for step in self.plan.line(command)}
+        return list(found.values())
+
+
+def items_of(command: Command) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in command.makes.read_text(encoding="utf-8").splitlines()]
+
+
+def result_of(command: Command) -> dict[str, Any]:
+    return json.loads(command.makes.read_text(encoding="utf-8"))
+
+
+def value_on_val(command: Command) -> float:
+    return result_of(command)["splits"]["val"]["score"]["value"]
+
+
+def _seen(command: Command) -> int:
+    """How many different samples a run has met at most."""
+    asked = json.loads((command.makes.parent / "config.json").read_text(encoding="utf-8"))
+    return min(command.steps * asked["recipe"]["train"]["batch_size"], sum(source["samples"] for source in asked["sources"]))
+
+
+def _curve(command: Command) -> dict[str, list[float]]:
+    """The score on `val` while it was fine-tuned."""
+    lines = (command.makes.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    points = [record for record in map(json.loads, lines) if "val/score" in record]
+    return {name: [round(point[key], 2) for point in points] for name, key in _CURVE.items()}
+
+
+_CURVE = {"samples": "samples", "seconds": "seconds", "score": "val/score"}
+
+
+def _lighten(cell: Cell, rate: float) -> None:
+    """Checkpoints served to go on, and what lost on `val` is not asked again: without them a table takes a tenth of the room."""
+    for tried, command in cell.tunings.items():
+        shutil.rmtree(command.makes.parent / "checkpoints", ignore_errors=True)
+        if tried != rate:
+            (command.makes.parent / "model.safetensors").unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- the verb
+
+
+@dataclass(frozen=True)
+class Options:
+    systems: Sequence[str] = ()  # none: all whose past is known
+    tasks: Sequence[str] = ()  # none: all that the embedded data have
+    budget: Budget = field(default_factory=lambda: BUDGETS["quick"])
+    seeds: int = 1
+    jobs: int = 1
+    resume: Literal["auto", "never"] = "auto"
+    results: Path = Path("results")
+
+
+def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
+    """Fill the table; write OUT/table.json, table.csv and report.html; the table."""
+    from diptych.study import compare_report, compare_table
+
+    systems = _known("--systems", options.systems, PASTS) or list(PASTS)
+    tasks = _known("--tasks", options.tasks, find.catalogue("tasks")) or list(find.catalogue("tasks"))
+    if options.resume == "never" and (out / "cells").exists():
+        raise UserError(f"{out}: holds a table already; --resume auto goes on with it, or use another --out")
+    tell = progress_line()
+    tell("planning")
+    plan = Plan(systems, tasks, options.budget, options.seeds, out)
+    if missing := [task for task in options.tasks if task not in plan.fields]:
+        raise UserError(f"--tasks {','.join(missing)}: not to be fine-tuned, or no train, val and test of it in the embedded data")
+    if not plan.cells:
+        raise UserError(next(iter(plan.unfit.values()), "nothing to compare"))
+    work = Work(plan, Results(options.results))
+    crew.carry_out(work, options.jobs, out / "log", call, tell)
+    tell("measuring costs")
+    costs = compare_table.costs(plan, work)
+    table = compare_table.table(plan, work, costs) | {"version": __version__}
+    checkpoint.write_json(out / "table.json", table)
+    checkpoint.write_file(out / "table.csv", compare_table.csv_of(table).encode())
+    tell("writing the report")
+    checkpoint.write_file(out / "report.html", compare_report.page_of(plan, work, table).encode())
+    return table
+
+
+def _known(option: str, names: Sequence[str], valid: Mapping[str, Any]) -> list[str]:
+    for name in names:
+        if name not in valid:
+            raise UserError(f"{option} {name}: unknown{nearest(name, valid)}")
+    return list(dict.fromkeys(names))

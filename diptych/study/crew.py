@@ -1,0 +1,147 @@
+"""A crew: processes that take whatever command can be started, so that a failed one costs only what needs it.
+
+    parent    ready() -> commands that nothing is missing for, the most urgent first      ended(command, complaint)
+    worker    imports torch once, carries out one command line after the other, says how each ended
+
+Lanes (lanes.py) are for a study whose commands are known beforehand and all needed; a crew for one in which some decide what
+comes next, and some may fail. A worker that dies takes its command with it, and is replaced. When the parent dies, however that
+comes about, its workers end at once: a killed study leaves nobody behind who holds its run directories.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Protocol
+
+from diptych.study.lanes import LOOK_EVERY, Call, Command, stop
+
+
+@dataclass(frozen=True)
+class AtWork:
+    command: Command
+    since: float  # of time.monotonic()
+
+
+class Todo(Protocol):
+    """What there is to do, and what follows from what was done."""
+
+    def ready(self) -> Sequence[Command]:
+        """Everything that can be started now, the most urgent first; what is given out and not ended stays among it or not."""
+        ...
+
+    def ended(self, command: Command, complaint: str, seconds: float) -> None:
+        """`complaint` is empty where all went well."""
+        ...
+
+    def standing(self, at_work: Sequence[AtWork]) -> str:
+        """How far it is, in a line."""
+        ...
+
+
+def carry_out(todo: Todo, jobs: int, log: Path, call: Call, tell: Callable[[str], None]) -> None:
+    """Until nothing is ready and nobody is at work. Interrupted, it ends its workers, who save the step at hand."""
+    log.mkdir(parents=True, exist_ok=True)
+    crew = [_Worker(log / f"worker-{n}.log", max(1, (os.cpu_count() or 1) // jobs), call) for n in range(jobs)]
+    try:
+        while True:
+            given = {worker.at_work.command.makes for worker in crew if worker.at_work}
+            free = [worker for worker in crew if not worker.at_work]
+            waiting = [command for command in todo.ready() if command.makes not in given]
+            for worker, command in zip(free, waiting, strict=False):
+                worker.give(command)
+            busy = [worker for worker in crew if worker.at_work]
+            if not busy:
+                return
+            wait([thing for worker in busy for thing in worker.tells], LOOK_EVERY)
+            for worker in busy:
+                if (how := worker.ended()) is not None:
+                    todo.ended(*how)
+            tell(todo.standing([worker.at_work for worker in crew if worker.at_work]))
+    finally:
+        stop([worker.process for worker in crew if worker.process])
+
+
+class _Worker:
+    """One process, started when it is first given something, and again where it died."""
+
+    def __init__(self, log: Path, threads: int, call: Call):
+        self.log, self.threads, self.call = log, threads, call
+        self.process: BaseProcess | None = None
+        self.line: Connection | None = None
+        self.at_work: AtWork | None = None
+
+    @property
+    def tells(self) -> list[Connection | int]:
+        assert self.process is not None and self.line is not None
+        return [self.line, self.process.sentinel]
+
+    def give(self, command: Command) -> None:
+        if self.process is None or not self.process.is_alive():
+            context = get_context("spawn")
+            self.line, theirs = context.Pipe()
+            self.process = context.Process(target=_work, args=(theirs, self.log, self.threads, self.call), daemon=True)
+            self.process.start()
+            theirs.close()  # so that its end shows here
+        assert self.line is not None
+        command.makes.parent.mkdir(parents=True, exist_ok=True)
+        self.at_work = AtWork(command, time.monotonic())
+        self.line.send(command)
+
+    def ended(self) -> tuple[Command, str, float] | None:
+        """(command, complaint, seconds), once it has."""
+        assert self.process is not None and self.line is not None and self.at_work is not None
+        is_gone = not self.process.is_alive()  # looked at first: what it said before its end is still in the pipe
+        try:
+            complaint = str(self.line.recv()) if self.line.poll() else None
+        except (EOFError, OSError):
+            complaint = None
+        if complaint is None and not is_gone:
+            return None
+        if complaint is None:
+            complaint = f"its process ended with {self.process.exitcode} (see {self.log})"
+        at_work, self.at_work = self.at_work, None
+        return at_work.command, complaint, time.monotonic() - at_work.since
+
+
+def _work(line: Connection, log: Path, threads: int, call: Call) -> None:
+    """In a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    with open(log, "a", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        while True:
+            try:
+                command: Command = line.recv()
+            except EOFError:
+                return
+            print(f"$ {command}", flush=True)
+            begins = file.tell()
+            code = call(command.words)
+            line.send(_last_line(log, begins, code) if code else "")
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _last_line(log: Path, begins: int, code: int) -> str:
+    """What a command said at its end."""
+    with open(log, "rb") as file:
+        file.seek(begins)
+        said = file.read().decode(errors="replace").strip().splitlines()
+    return said[-1].removeprefix("diptych: ") if said else f"ended with {code}"
