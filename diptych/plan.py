@@ -134,7 +134,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"             ({memory['samples_at_a_time']:,} samples at a time; activations by shapes, in {memory['precision']})",
         f"the run      {run['steps']:,} steps of {run['batch_size']:,}: {run['samples']:,} samples, {run['flops']:.3g} FLOPs",
         f"time         {_duration(clock['hours'])} on {clock['devices']} x {clock['device']} at {clock['utilisation']:.0%}"
-        f" of {peak}: {clock['device_hours']:,.3g} device hours. An estimate, no measurement",
+        f" of {peak}: {clock['device_hours']:,.2f} device hours. An estimate, no measurement",
     ]
 
 
@@ -152,23 +152,20 @@ def _of_a_sample(
     piece = getattr(recipe.system, "piece", None)
     few = min(local, 2 * piece if piece else FEW)
     sizes = [few] if piece or few == local else [few, min(local, 2 * few)]
-    costs: list[tuple[float, float, float]] = []
+    costs = np.zeros((len(sizes), 3))
     about: dict[str, Any] = {}
-    for size in sizes:
-        total = np.zeros(2)
-        most = 0.0
+    for found, size in zip(costs, sizes, strict=True):
         for share, step in _steps(system, recipe):
             batch = made.batch(system, size, step)
             cost = rehearse.rehearse(system, batch, precision)
-            total += share * np.array([cost.forward, cost.flops])
-            most = max(most, cost.activations)
+            found[:2] += share * np.array([cost.forward, cost.flops])
+            found[2] = max(found[2], cost.activations)
             about = _about(batch, size)
-        costs.append((float(total[0]), float(total[1]), most))
     if len(sizes) == 1:
-        forward, flops, activations = costs[0]
+        forward, flops, activations = costs[0].tolist()
         return forward / few, flops / few, activations, about
-    slope = (np.array(costs[1]) - costs[0]) / (sizes[1] - sizes[0])
-    return slope[0], slope[1], costs[1][2] + slope[2] * (local - sizes[1]), about
+    forward, flops, more = ((costs[1] - costs[0]) / (sizes[1] - sizes[0])).tolist()
+    return forward, flops, costs[1, 2].item() + more * (local - sizes[1]), about
 
 
 def _steps(system: System, recipe: Recipe) -> Iterator[tuple[float, int]]:

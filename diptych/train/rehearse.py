@@ -140,8 +140,9 @@ def _makes_whole_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Of a factory, or of a copy of a real tensor."""
     if isinstance(first := next(iter(args), None), Tensor):
         return not first.is_meta and not (kwargs.get("dtype") or first.dtype).is_floating_point
-    if kwargs.get("dtype") is None:  # torch.arange(3) counts, torch.arange(3.0) does not, torch.zeros(3) does not
-        return bool(args) and all(isinstance(arg, int) for arg in args)
+    if kwargs.get("dtype") is None:  # torch.arange(3) counts and torch.full([2], 3) holds what counts; torch.zeros([3]) does not
+        numbers = [arg for arg in args if not isinstance(arg, list | tuple)]
+        return bool(numbers) and all(isinstance(number, int) for number in numbers)
     return not kwargs["dtype"].is_floating_point
 
 
@@ -169,18 +170,19 @@ class _AsOnGPU(TorchFunctionMode):
         self.is_half = precision == torch.bfloat16
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        named: dict[str, Any] = kwargs or {}
+        name = getattr(func, "__name__", "")
         if func is torch.tensor:  # numbers that are written down are real, wherever they are told to go
-            return func(*args, **{**kwargs, "device": "cpu"})
+            return func(*args, **{**named, "device": "cpu"})
         if self.is_half and name in _HALVES | _WHOLES:
             to = torch.bfloat16 if name in _HALVES else torch.float32
-            args, kwargs = tree_map(lambda leaf: _cast(leaf, to), args), {k: _cast(leaf, to) for k, leaf in kwargs.items()}
+            args, named = tree_map(lambda leaf: _cast(leaf, to), args), tree_map(lambda leaf: _cast(leaf, to), named)
         if name == "scaled_dot_product_attention":
             query, key, value, *_ = args
-            mask, dropout = kwargs.get("attn_mask"), kwargs.get("dropout_p", 0.0)
+            mask, dropout = named.get("attn_mask"), named.get("dropout_p", 0.0)
             bias = None if mask is None else mask.to(query.device).to(query.dtype).expand(*query.shape[:3], key.shape[2])
             return aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, dropout)[0]
-        return func(*args, **kwargs)
+        return func(*args, **named)
 
 
 # what autocast on CUDA takes in bf16 and in fp32, of what this package calls

@@ -105,7 +105,7 @@ def _size(vision: dict[str, Any]) -> Size:
     if vision.get("depthwise_padding"):
         raise UserError(f"an ALIGN with depthwise_padding={vision['depthwise_padding']}: ours pads every map as an even one")
     wanted = vision["width_coefficient"], vision["depth_coefficient"]
-    size: Size | None = next((size for size, multiples in MULTIPLY.items() if multiples == wanted), None)
-    if size is None:
-        raise UserError("an image tower {} times as wide and {} times as deep as EfficientNet-B0: no size of ours".format(*wanted))
-    return size
+    for size, multiples in MULTIPLY.items():
+        if multiples == wanted:
+            return size
+    raise UserError("an image tower {} times as wide and {} times as deep as EfficientNet-B0: no size of ours".format(*wanted))

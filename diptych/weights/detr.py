@@ -3,9 +3,8 @@
     detr-r50-e632da11.pth ...     the authors' file: {"model": ...}, or the state dict alone
 
     diptych convert detr detr-r50-e632da11.pth runs/detr
-    diptych pretrain e2e_vlp:paper --init image=runs/detr ...                the network, whatever the width
-    ... --init fusion=runs/detr --init queries=runs/detr --init decoder=runs/detr --init detection=runs/detr
-        --set system.width=256, fusion.heads=8, fusion.ffn_ratio=8, fusion.eps=1e-5 and the same of decoder     the rest, too
+    diptych pretrain e2e_vlp:paper --init image.trunk=runs/detr ...          the network, whatever the width
+    ... with system.width=256 and DETR's sizes (docs/systems/e2e_vlp.md)      image, fusion, queries, decoder, detection
 
 A start, not the same function. DETR's perceptrons have ReLU, ours GELU; its encoder is told in every layer where cells lie, ours
 once before it, through a norm. Take both away and they agree, from the pixels to the gradients, as do decoder, heads, matching and

@@ -47,9 +47,12 @@ def read_any(source: Path) -> tuple[State, dict[str, Any]]:
     if source.is_dir():
         config = read_json(source / "config.json") if (source / "config.json").is_file() else {}
         return read_state(source), config
-    held = read_weights(source) if source.suffix == ".safetensors" and source.is_file() else torch_load(source)
-    held: dict[str, Any] = held if isinstance(held, dict) else {}
-    held = next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), dict)), held)
+    held: Any = read_weights(source) if source.suffix == ".safetensors" else torch_load(source)
+    held = (
+        next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), dict)), held)
+        if isinstance(held, dict)
+        else {}
+    )
     return {name.removeprefix("module."): t for name, t in held.items() if isinstance(t, Tensor)}, {}
 
 

@@ -220,6 +220,9 @@ def test_a_file_is_a_start(theirs, ours, tmp_path):
     assert [report["missing"], report["unexpected"]] == [[], ["class_embed.bias", "class_embed.weight"]]
     held = read_weights(tmp_path / "start" / "model.safetensors")
     assert report["used"] == len(held)
+    wider = E2EVLP(ours.config.model_copy(update={"width": 2 * WIDTH}), Words())
+    copy_part(wider, "image.trunk", tmp_path / "start", Words(), [].append)
+    assert torch.equal(wider.image.trunk.conv1.weight, held["image.trunk.conv1.weight"])
     fresh, told = E2EVLP(ours.config, Words()), []
     for part in ("image", "queries", "decoder", "fusion", "detection"):
         copy_part(fresh, part, tmp_path / "start", Words(), told.append)
