@@ -291,9 +291,9 @@ class Model:
         if self.task is not None and self.about["task"] == name:
             return self.task
         kind = find.task_class(name)
+        find.suits(name, self.about["system"])
         if self.task is not None or kind.needs_labels:
             raise self._cannot(f"be evaluated on {name}", name)
-        find.suits(name, self.about["system"])
         config = find.task(name).finetuning(self.recipe).task
         return kind(config, self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
