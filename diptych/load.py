@@ -372,9 +372,9 @@ class Model:
         if self.task is not None and self.about["task"] == name:
             return self.task
         kind = find.task_class(name)
+        find.suits(name, self.about["system"])
         if self.task is not None or kind.needs_labels:
             raise self._cannot(f"be evaluated on {name}", name)
-        find.suits(name, self.about["system"])
         return kind(kind.Config(), self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
     def _check_asked(self, text: str, texts: Sequence[str]) -> None:
