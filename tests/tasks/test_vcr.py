@@ -114,7 +114,7 @@ def test_nothing_but_the_tags_tells_which_box_has_which_number(samples):
         differences.append((ours - theirs).abs().max().item())
         if not loud:
             judged.reference.weight.data.copy_(kept)
-    assert differences[0] < 1e-6 and differences[1] > 1e-3, differences
+    assert differences[0] < 1e-6 and differences[1] > 2e-5, differences
 
 
 def test_what_is_withheld(samples):
