@@ -22,13 +22,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.portraits", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(SITTERS)}; all if none is named")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where the runs are")
+    parser.add_argument("--ready", action="store_true", help="train nothing: leave out whom there is no run of")
     parser.add_argument("--write", action="store_true", help="into docs/ and results/")
     asked = parser.parse_args()
     for name in asked.names or SITTERS:
         sitter = SITTERS[name]
-        for column in sitter.columns:
-            for one in needs(column.of):
-                train(one, asked.runs)
+        if asked.ready:
+            sitter = page.ready(sitter, asked.runs)
+        for one in dict.fromkeys(one for column in sitter.columns for one in needs(column.of)):
+            train(one, asked.runs)
         table = page.measured(sitter, asked.runs)
         for what, cells in table.items():
             print(what, {title: round(figures.value, 2) for title, figures in cells.items()}, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,12 @@ class Figures(NamedTuple):
     low: float | None = None
     high: float | None = None
     n: int | None = None
+
+
+def ready(sitter: Sitter, folder: Path) -> Sitter:
+    """With the columns alone whose runs are there."""
+    there = (column for column in sitter.columns if all((folder / one / "result.json").is_file() for one in needs(column.of)))
+    return replace(sitter, columns=tuple(there))
 
 
 def measured(sitter: Sitter, folder: Path) -> dict[str, dict[str, Figures]]:
