@@ -171,7 +171,7 @@ SITTERS = {
                 ("picture for a text, artists never seen", "test-style", "img_r1"),
             )
         ),
-        (*_learnt("align", two=True), Column("untrained", "align:small")),
+        _learnt("align", two=True),
         {"val/contrast/accuracy": "partner found in a batch of 64", "val/loss/contrast": "loss"},
         {"align": "learnt", "align-seed1": "second seed"},
         ABOUT["align"],
