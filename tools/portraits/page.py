@@ -71,13 +71,11 @@ def section(name: str, sitter: Sitter, table: dict[str, dict[str, Figures]], fol
     for row in sitter.rows:
         cells = [_written(table[row.what].get(title), row) for title in titles] + ([row.chance] if has_chance else [])
         lines.append(f"| {row.what} | " + " | ".join(cells) + " |")
-    asked = {row.command: None for row in sitter.rows}
-    lines += [
-        "",
-        "In brackets 95 % intervals. Asked by "
-        + ", ".join(f"`diptych {command.replace(' --', ' --from RUN --', 1)}`" for command in asked)
-        + ".",
-    ]
+    asked = dict.fromkeys(f"`diptych {row.command.replace(' --', ' --from RUN --', 1)}`" for row in sitter.rows)
+    lines += ["", sitter.remark] if sitter.remark else []
+    lines += ["", f"In brackets 95 % intervals. Asked by {', '.join(asked)}."]
+    if "blind" in titles:
+        lines[-1] += " Blind: the same weights, every text beside another sample's picture (`data.shuffled=true`)."
     lines += ["", f"![learning curves](../images/portraits/{name}-curves.svg)", "", sitter.about, "", picture, ""]
     return "\n".join([*lines, _where(name, folder)])
 
@@ -121,7 +119,7 @@ def curves(sitter: Sitter, folder: Path, file: Path) -> None:
         for tone, (run, called) in zip(TONES, sitter.drawn.items(), strict=False):
             log = folder / run / "metrics.jsonl"
             records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
-            points = [(record["samples"], record[metric]) for record in records if metric in record]
+            points = _points(records, metric) or _points(records, metric.removeprefix("val/"))
             if points:
                 axes.plot(*zip(*points, strict=True), label=called, color=tone, linewidth=1.6)
         axes.set_title(title, fontsize=9)
@@ -133,6 +131,11 @@ def curves(sitter: Sitter, folder: Path, file: Path) -> None:
     if len(sitter.drawn) > 1:
         panels[0].legend(frameon=False, fontsize=7)
     figure.savefig(file, metadata={"Date": None})
+
+
+def _points(records: list[dict[str, float]], metric: str) -> list[tuple[float, float]]:
+    """Of held-out samples; or of training, where the few that are looked at never met the objective (UNITER draws one a step)."""
+    return [(record["samples"], record[metric]) for record in records if metric in record]
 
 
 def put(page: Path, name: str, text: str) -> None:

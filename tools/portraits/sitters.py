@@ -47,6 +47,7 @@ class Sitter:
     curves: Mapping[str, str]  # metric in the log -> what it is called
     drawn: Mapping[str, str]  # training -> what its lines are called
     about: str  # what the picture shows, in one sentence
+    remark: str = ""  # what is to be said of the figures
     page: str = ""  # of docs/systems, where it is not called like the sitter
 
 
@@ -64,7 +65,7 @@ def _fusion(name: str, *own: Row, two: bool = False, also: tuple[Column, ...] = 
     columns = (*_learnt(name, two), Column("blind", f"@{name}", BLIND, blinded), *also)
     curves = {f"val/{row.metric}": row.what for row in rows if row.command == OBJECTIVES}
     drawn = {name: "learnt", **({f"{name}-seed1": "second seed"} if two else {})}
-    return Sitter(rows, columns, curves, drawn, ABOUT[name])
+    return Sitter(rows, columns, curves, drawn, ABOUT[name], REMARK.get(name, ""))
 
 
 ABOUT = {
@@ -82,6 +83,12 @@ ABOUT = {
     "mural": "Recall by language: names beside pictures never seen, with and without translations in training.",
 }
 
+REMARK = {
+    "soho": "Not learnt: words are guessed no better beside the right picture than beside another. Cells guess each other's visual words "
+    "without a word of text, and after 48,000 pictures the one stream has not begun to look across. UNITER, whose pictures are a few "
+    "regions instead of 64 cells, began after 100,000.",
+    "moco": "Little above an encoder that was never trained, and below SimCLR at equal steps.",
+}
 PROBED = (
     Row("nearest neighbours, artists seen", "evaluate probe --split seen", "knn", 1),
     Row("nearest neighbours, artists never seen", "evaluate probe --split test", "knn", 1),
@@ -118,6 +125,7 @@ SITTERS = {
             {"contrast/accuracy": "other view found", "loss/contrast": "loss"},
             {name: "learnt"},
             ABOUT[name],
+            REMARK.get(name, ""),
         )
         for name in ("simclr", "moco")
     },
