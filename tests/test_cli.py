@@ -96,7 +96,10 @@ def test_it_is_a_module_too():
         ("pretrain vilt:tinny", "vilt has no preset 'tinny'; did you mean 'tiny'?"),
         ("pretrain vilt:", "vilt: names no preset; vilt has tiny, small"),
         ("pretrain vilt:tiny --set train.betas.1=1.5", "--set train.betas.1=1.5: must be less than 1, not 1.5"),
-        ("finetune vqa --from simclr:tiny", "vqa needs a system that can bring words and pictures together; simclr does not"),
+        (
+            "finetune vqa --from simclr:tiny",
+            "vqa needs a system that can bring words and pictures together or read texts alone; simclr does not",
+        ),
         ("pretrain my_lab.my_system:tiny", "system my_lab.my_system: cannot be imported"),
         ("pretrain vilt:tiny --set train.lrr=1", "--set train.lrr=1: unknown key 'train.lrr'; did you mean 'train.lr'?"),
         ("pretrain vilt:tiny --set train.lr=fast", "--set train.lr=fast: must be a valid number"),

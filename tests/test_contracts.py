@@ -33,7 +33,7 @@ def batch(rows: int = 3, tokens: int = 4) -> Batch:
 def test_every_field_is_either_of_rows_or_of_pictures() -> None:
     """A field added to Batch must be told to `rows` and `stack`."""
     of_rows = {*contracts._ROW_TENSORS, *contracts._ROW_TUPLES, "false_text", "labels", "counts"}
-    of_pictures = {"images", "regions", "image_labels"}
+    of_pictures = {"images", "regions", "annotated", "image_labels"}
     assert {f.name for f in fields(Batch)} == of_rows | of_pictures | {"step"}
 
 

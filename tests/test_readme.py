@@ -37,10 +37,10 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stranger's directory: my_pictures with captions, my_questions.jsonl, and a small copy of the embedded scenes."""
+    """A stranger's directory: my_pictures with captions, questions and statements beside it, and a small copy of the scenes."""
     monkeypatch.chdir(tmp_path)
     make.make(Path("data/scenes"), small=True, scenes=600)
-    captions, questions = [], []
+    captions, questions, statements = [], [], []
     Path("my_pictures").mkdir()
     for n in range(1, 81):
         colour = list(COLOURS)[n % len(COLOURS)]
@@ -50,6 +50,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(pixels).save(Path("my_pictures") / name)
         captions.append({"image": name, "caption": f"a {colour} dog on a white ground"})
         questions.append({"image": f"my_pictures/{name}", "question": "what color is the dog?", "answer": colour})
+        said = list(COLOURS)[(n + n // 4 % 2) % len(COLOURS)]
+        label = "entailment" if said == colour else "contradiction"
+        statements.append({"image": f"my_pictures/{name}", "text": f"The dog is {said}.", "label": label})
+    Path("my_statements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in statements))
     Path("my_pictures/captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in captions))
     Path("my_questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
     return tmp_path

@@ -164,8 +164,8 @@ class VCRTask(Task):
     def see(self, batch: Batch) -> Visual:
         """The pictures with a tag on whatever lies in a box."""
         visual, there = self.system.see(batch), batch.annotated
-        if there is None:
-            return visual
+        if there is None:  # a parameter that a step leaves out would have no gradient to be summed over ranks
+            return visual._replace(token_IVD=visual.token_IVD + 0 * self.reference.weight.sum().to(visual.token_IVD.dtype))
         tags = min(there.box_IR4.shape[1], self.config.references)
         share_IRV = coverage(there.box_IR4[:, :tags], visual.box_IV4) * there.mask_IR[:, :tags, None]
         tag_IVD = share_IRV.transpose(1, 2) @ self.reference.weight[:tags]

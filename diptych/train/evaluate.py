@@ -108,7 +108,7 @@ def _replicates(items: Sequence[Item], seed: int) -> dict[str, NDArray[np.float6
         means = {name: 100 * (weight_RG @ sum_G) / (weight_RG @ count_G) for name, (sum_G, count_G) in columns.items()}
     types = [name for name in means if name.startswith(BY_TYPE)]
     if types:
-        means[MACRO] = np.mean([means[name] for name in types], axis=0)
+        means[MACRO] = np.nanmean([means[name] for name in types], axis=0)  # of many types a replicate lacks some
     return means
 
 

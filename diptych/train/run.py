@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -325,8 +324,8 @@ def _run(
 
 
 def _try_one(stream: Stream) -> None:
-    """One sample a rank through all that the loader does: what does not suit the system is refused before anything is written."""
-    tried = replace(stream, batch_size=stream.ranks * stream.accumulate)[0]
+    """The first micro-step through all that the loader does, so that what does not suit is refused before anything is written."""
+    tried = stream[0]
     refusals = dist.gather(tried.reason if isinstance(tried, Refusal) else None)
     if refusal := next(filter(None, refusals), None):
         raise UserError(refusal)

@@ -84,9 +84,9 @@ ABOUT = {
 }
 
 REMARK = {
-    "soho": "Not learnt: words are guessed no better beside the right picture than beside another. Cells guess each other's visual words "
-    "without a word of text, and after 48,000 pictures the one stream has not begun to look across. UNITER, whose pictures are a few "
-    "regions instead of 64 cells, began after 100,000.",
+    "soho": "Not learnt: words are guessed no better beside the right picture than beside another. Cells guess each other's visual "
+    "words without a word of text, and after 48,000 pictures the one stream has not begun to look across. UNITER, whose pictures "
+    "are a few regions instead of 64 cells, began after 100,000.",
     "moco": "Little above an encoder that was never trained, and below SimCLR at equal steps.",
 }
 PROBED = (
