@@ -4,6 +4,7 @@
     vit ------------------> vilt                                          `--init image= --init fusion=`
     detector -> store ----> uniter, vinvl                                 read it; the detector's features are their root
     cnn, detector -> store > kd_vlp                                       is taught by it, and starts from the cnn
+    bert -----------------> soho, e2e_vlp, kd_vlp, uniter, vinvl          `--init text= --init fusion=` of their pre-training
 
 All read the same texts (those of `diptych demo`), MURAL translations beside them. A run lies in a folder whose name ends in a
 hash of what decides it: its words, its resolved recipe, its data, and so, through the folders that its words name, everything
@@ -36,18 +37,19 @@ class Past:
     root: str = ""  # a system of one modality that is trained first
     parts: tuple[str, ...] = ()  # what is taken from it
     detector: bool = False  # a detector is trained, and what it saw is stored
+    bert: bool = False  # pre-training begins from BERT's words and layers, at the preset that has its sizes
     data: tuple[str, ...] = TEXTS
     settings: tuple[str, ...] = ()  # of its every command
 
 
 PASTS: Mapping[str, Past] = {
     "vilt": Past("vit", ("image", "fusion")),
-    "soho": Past("cnn", ("image", "text")),
-    "e2e_vlp": Past("cnn", ("image", "text")),
+    "soho": Past("cnn", ("image", "text"), bert=True),
+    "e2e_vlp": Past("cnn", ("image", "text"), bert=True),
     "crossgrid": Past("cnn", ("image", "text")),
-    "kd_vlp": Past("cnn", ("image", "text"), detector=True),
-    "uniter": Past(detector=True),
-    "vinvl": Past(detector=True),
+    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=True),
+    "uniter": Past(detector=True, bert=True),
+    "vinvl": Past(detector=True, bert=True),
     "align": Past("cnn", ("image",)),
     # by letters; names are drawn in 96 languages, but pictures are the scenes', at the size at which its root has seen them
     "mural": Past(
@@ -57,6 +59,7 @@ PASTS: Mapping[str, Past] = {
         settings=("data.image.short=128", "data.image.long=128"),
     ),
 }
+WITH_BERT = "small"  # the preset in which BERT and they are of one size
 SEES = {"cnn": "boxes with names and attributes", "vit": "boxes with names and attributes", "detector": "boxes, names, attributes"}
 
 
@@ -92,6 +95,7 @@ _BUDGETS = (
         # with one-core steps of .053 s (cnn), .21 (vit), .09 (detector), .81 (vilt), .13 to .24 (others), in bf16
         steps={
             "cnn": 1500,
+            "bert": 1000,
             "vit": 800,
             "detector": 1500,
             "vilt": 450,
@@ -130,6 +134,7 @@ class Chain:
     root: Stage | None
     detector: Stage | None
     store: Stage | None  # of regions in the pictures that it is pre-trained on
+    words: Stage | None  # BERT, where pre-training begins from it
     pretraining: Stage
 
     @property
@@ -141,7 +146,7 @@ class Chain:
     @property
     def before(self) -> tuple[Stage, ...]:
         """All that comes before pre-training, in order."""
-        return tuple(stage for stage in (self.root, self.detector, self.store) if stage)
+        return tuple(stage for stage in (self.root, self.detector, self.store, self.words) if stage)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -163,10 +168,16 @@ class Pasts:
         detector = self.detector if past.detector else None
         store = self.store(SCENES, "pretrain", ("train",)) if past.detector else None
         texts = tuple(word for spec in past.data for word in ("--data", spec))
-        unborn = Chain(system, spec, past, root, detector, store, Stage(Command("", (), self.out)))
+        unborn = Chain(system, spec, past, root, detector, store, None, Stage(Command("", (), self.out)))
+        words, start = None, unborn.start
+        if past.bert and self.budget.preset == WITH_BERT:
+            lent = ("--init", f"text={root.command.run}") if root else ()  # its words begin where the root's cells are
+            words = self.train("bert", ("--data", "scenes", *lent), sees="texts alone")
+            begun = tuple(word for part in ("text", "fusion") for word in ("--init", f"{part}={words.command.run}"))
+            start = (*(("--init", f"image={root.command.run}") if root else ()), *begun)
         regions = ("--regions", str(store.command.makes.parent)) if store else ()
-        pretraining = self.train(system, (*texts, *unborn.start, *regions), past.settings, "short texts about pictures")
-        return Chain(system, spec, past, root, detector, store, pretraining)
+        pretraining = self.train(system, (*texts, *start, *regions), past.settings, "short texts about pictures")
+        return Chain(system, spec, past, root, detector, store, words, pretraining)
 
     @cached_property
     def detector(self) -> Stage:
