@@ -48,7 +48,7 @@ TRAININGS = {
     # grids and patches
     "soho": f"pretrain soho:small {TEXTS} {ROOTED} {_looks(300)}",
     "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)}",
-    "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)}",
+    "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)} --set train.steps=1000",
     # dual encoders
     "align": f"pretrain align:small --data coco_captions:scenes --init image=@cnn {_looks(150)}",
     "mural": "pretrain mural:small --data wit:names@1 --data translations:names@3",

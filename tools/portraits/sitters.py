@@ -87,6 +87,8 @@ REMARK = {
     "soho": "Not learnt: words are guessed no better beside the right picture than beside another. Cells guess each other's visual "
     "words without a word of text, and after 48,000 pictures the one stream has not begun to look across. UNITER, whose pictures "
     "are a few regions instead of 64 cells, began after 100,000.",
+    "mural": "Hardly learnt: chance is 0.9. Two rounds through 70,000 spellings are too few for a small tower that reads letters; "
+    "whether translations help cannot be told from this.",
     "moco": "Little above an encoder that was never trained, and below SimCLR at equal steps.",
 }
 PROBED = (
@@ -194,6 +196,7 @@ SITTERS = {
         {"contrast/accuracy": "picture found in the batch", "t2t/accuracy": "translation found in the batch"},
         {"mural": "learnt", "mural-seed1": "second seed", "mural-without-t2t": "without translations"},
         ABOUT["mural"],
+        REMARK["mural"],
     ),
     "align-noise": Sitter(
         (
