@@ -154,7 +154,7 @@ SITTERS = {
     ),
     "e2e_vlp": _fusion(
         "e2e_vlp",
-        Row("detection, AP50", f"evaluate detection {VG} --split test --set data.limit=1000", "AP50", 1),
+        Row("detection, AP50", "evaluate detection --data coco_captions:scenes --split test --set data.limit=700", "AP50", 1),
         Row("captions, CIDEr-D", "evaluate caption --data coco_captions:scenes --split test --set data.limit=500", "CIDEr", 1),
         two=True,
     ),
