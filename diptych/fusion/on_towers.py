@@ -36,7 +36,7 @@ class OnTowers(nn.Module):
         self.norm = nn.LayerNorm(width, config.eps)
         self.place = Place(width)
         self.stream = SingleStream.Config(**config.model_dump()).build(width)
-        with torch.no_grad():  # the start's .02 is BERT's, for a width of 768; narrow layers learn sooner from a wider one
+        with torch.no_grad():  # as `init_std`, for what tells pictures apart and the lift too: .02 is BERT's, for a width of 768
             for module in (self.lift, *self.stream.modules()):
                 if isinstance(module, nn.Linear | nn.Embedding):
                     module.weight.mul_((768 / width) ** 0.5)

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from diptych import checkpoint
+from diptych.config import nearest
 from tools.portraits import page, pictures
 from tools.portraits.runs import needs, train
 from tools.portraits.sitters import SITTERS
@@ -25,6 +26,9 @@ def main() -> None:
     parser.add_argument("--ready", action="store_true", help="train nothing: leave out whom there is no run of")
     parser.add_argument("--write", action="store_true", help="into docs/ and results/")
     asked = parser.parse_args()
+    for name in asked.names:
+        if name not in SITTERS:
+            parser.error(f"{name} has not sat for a portrait{nearest(name, SITTERS)}")
     for name in asked.names or SITTERS:
         sitter = SITTERS[name]
         if asked.ready:
