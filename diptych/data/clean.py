@@ -15,7 +15,6 @@ be lowered. At most so many grams are kept as `grams` says, by count and then in
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from diptych import config
 from diptych.contracts import Reader, Sample
+from diptych.data.picture import BrokenPicture, upright_size
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -98,11 +97,9 @@ def _grams(text: str) -> list[str]:
 
 
 def _size(source: Path | bytes) -> tuple[int, int] | None:
-    """From the file's head."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            return picture.size
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return upright_size(source)
+    except BrokenPicture:
         return None
 
 

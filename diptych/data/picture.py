@@ -19,13 +19,14 @@ from __future__ import annotations
 import io
 import math
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from diptych.config import ImageConfig
 from diptych.contracts import Sample
@@ -34,6 +35,7 @@ Pixels = NDArray[np.uint8]  # [H, W, 3]
 PIXEL_CAP = 80_000_000  # below the size at which Pillow itself starts to warn
 # What pictures are stored as. Pillow knows more: PostScript, which it hands to Ghostscript, and formats that few have tried.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+LYING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 FILL = (128, 128, 128)  # what an augmentation shifts into view; 0 after the usual normalisation
 
 
@@ -47,16 +49,30 @@ def decode(source: Path | bytes, shrink: ImageConfig | None = None) -> Pixels:
     With `shrink`, a JPEG may come at 1/2, 1/4 or 1/8 of its size, never smaller than the resize rule will ask for, in a fraction of
     the time. Leave it out where pixels of the stored picture matter (boxes).
     """
+    with _opened(source) as picture:
+        if shrink is not None:
+            height, width = resized(picture.height, picture.width, shrink)
+            picture.draft("RGB", (max(width, height), max(width, height)))
+        return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
+
+
+def upright_size(source: Path | bytes) -> tuple[int, int]:
+    """(width, height) of the picture that `decode` gives, from the file's head."""
+    with _opened(source) as picture:
+        width, height = picture.size
+        return (height, width) if picture.getexif().get(ExifTags.Base.Orientation) in LYING else (width, height)
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """A picture whose head has been read. Whatever is wrong with it, found here or inside, is a `BrokenPicture`."""
     try:
         if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
             raise BrokenPicture("not a file")  # of a pipe, no one knows when it ends
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as picture:
             if picture.width * picture.height > PIXEL_CAP:
                 raise BrokenPicture(f"{picture.width} x {picture.height} pixels, above the cap of {PIXEL_CAP:,}")
-            if shrink is not None:
-                height, width = resized(picture.height, picture.width, shrink)
-                picture.draft("RGB", (max(width, height), max(width, height)))
-            return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
+            yield picture
     except BrokenPicture:
         raise
     except FileNotFoundError:
@@ -65,9 +81,8 @@ def decode(source: Path | bytes, shrink: ImageConfig | None = None) -> Pixels:
         raise BrokenPicture("not a picture, or of a kind that Pillow does not read") from None
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # a damaged file makes Pillow's decoders raise anything: OSError, SyntaxError, struct.error, IndexError
+    except Exception as error:
+        # a damaged file makes Pillow's decoders raise anything: OSError, SyntaxError, struct.error, IndexError
         raise BrokenPicture(f"{type(error).__name__}: {error}") from error
 
 

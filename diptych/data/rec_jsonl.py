@@ -13,15 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from diptych.config import UserError
 from diptych.contracts import Box, Sample
 from diptych.data import files
 from diptych.data.files import NUMBER, Problem
 from diptych.data.jsonl import Asked, Jsonl, Row, write_example
-
-_LYING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+from diptych.data.picture import BrokenPicture, upright_size
 
 
 class RECJsonl(Jsonl):
@@ -76,9 +73,8 @@ def _inside(sample: Sample) -> None:
     source = sample.images[0]
     assert isinstance(source, Path)
     try:
-        with Image.open(source) as picture:
-            sides = picture.size[:: -1 if picture.getexif().get(0x0112) in _LYING else 1]
-    except Exception:  # whatever a damaged file makes Pillow raise: decoding will say it
+        sides = upright_size(source)
+    except BrokenPicture:
         return
     x1, y1, *_ = box = sample.boxes[sample.labels["right"]].xyxy
     if x1 >= sides[0] or y1 >= sides[1]:

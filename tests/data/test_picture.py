@@ -1,6 +1,7 @@
 """Decoding what people have on their disks; the resize rule against ViLT's own arithmetic; augmentations that move boxes along."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from diptych.config import ImageConfig
 from diptych.contracts import Box, Sample
 from diptych.data import picture
-from diptych.data.picture import BrokenPicture, decode, decode_sample, flip, randaugment, resize, resized
+from diptych.data.picture import BrokenPicture, decode, decode_sample, flip, randaugment, resize, resized, upright_size
 
 
 def stored(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -139,3 +140,17 @@ def test_randaugment_is_a_function_of_its_generator():
         assert all(0 <= v <= 1 for v in moved[0])
         seen.add(once.tobytes())
     assert len(seen) > 30
+
+
+def test_a_size_is_that_of_the_decoded_picture_and_a_pipe_is_no_picture(tmp_path):
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    for name, exif in (("upright.jpg", Image.Exif()), ("lying.jpg", lying)):
+        Image.new("RGB", (60, 40)).save(tmp_path / name, exif=exif)
+        height, width = decode(tmp_path / name).shape[:2]
+        assert upright_size(tmp_path / name) == (width, height)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "page.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    for odd in ("pipe.jpg", "page.eps"):
+        with pytest.raises(BrokenPicture):
+            upright_size(tmp_path / odd)
