@@ -128,6 +128,8 @@ class SOHO(System):
         row = of_rows(mixed, batch.image_of_BN)
         index_BV = index_IV[batch.image_of_BN.clamp(min=0)].flatten(1)
         token_BVD, word_BV = self.mvm.hide(row.token_BVD, index_BV, row.mask_BV, batch)
+        if not self.config.mask_on_negatives:  # only now: a picture without a gap would say that its text is another's
+            word_BV = word_BV.masked_fill((batch.labels["itm"] == 0)[:, None], IGNORE)
         own = replace(batch, image_of_BN=torch.arange(len(batch), device=index_BV.device)[:, None])
         visual = self.neck.placed(Visual(token_BVD, row.mask_BV, row.box_BV4))
         fused = self.fuse(own, visual, read_BT=batch.labels["mlm"] != IGNORE, read_BV=word_BV != IGNORE)
@@ -160,14 +162,13 @@ class SOHO(System):
 
 
 def ask_matches_only(batch: Batch) -> Batch:
-    """What is hidden under a text of another picture stays hidden, and is not asked for."""
-    is_match_B, labels, counts = batch.labels["itm"] == 1, dict(batch.labels), dict(batch.counts)
-    for name in ("mlm", "mvm"):
-        if name in labels:
-            is_match = is_match_B if labels[name].ndim == 1 else is_match_B[:, None]
-            labels[name] = labels[name].masked_fill(~is_match, IGNORE)
-            counts[name] = float((labels[name] != IGNORE).sum())
-    return replace(batch, labels=labels, counts=counts)
+    """What is hidden under a text of another picture stays hidden, and is not asked for: its words here, its cells in `forward`."""
+    is_match_B = batch.labels["itm"] == 1
+    label_BT = batch.labels["mlm"].masked_fill(~is_match_B[:, None], IGNORE)
+    counts = {**batch.counts, "mlm": float((label_BT != IGNORE).sum())}
+    if "mvm" in batch.labels:
+        counts["mvm"] = float(((batch.labels["mvm"] != IGNORE) & is_match_B).sum())
+    return replace(batch, labels={**batch.labels, "mlm": label_BT}, counts=counts)
 
 
 def tiny() -> Recipe:
