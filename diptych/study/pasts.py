@@ -4,7 +4,8 @@
     vit ------------------> vilt                                          `--init image= --init fusion=`
     detector -> store ----> uniter, vinvl                                 read it; the detector's features are their root
     cnn, detector -> store > kd_vlp                                       is taught by it, and starts from the cnn
-    bert -----------------> soho, e2e_vlp, kd_vlp, uniter, vinvl          `--init text= --init fusion=` of their pre-training
+    bert -----------------> e2e_vlp, kd_vlp, uniter, vinvl                `--init text= --init fusion=` of their pre-training
+                            soho                                          `--init text=`, for its layers are others
 
 All read the same texts (those of `diptych demo`), MURAL translations beside them. A run lies in a folder whose name ends in a
 hash of what decides it: its words, its resolved recipe, its data, and so, through the folders that its words name, everything
@@ -28,6 +29,7 @@ from diptych.study.lanes import Command
 
 SCENES = ("visual_genome:scenes", "coco_captions:scenes")
 TEXTS = ("visual_genome:scenes@0.85", "coco_captions:scenes@0.15")
+BERT = ("text", "fusion")  # its words, and its layers
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,19 @@ class Past:
     root: str = ""  # a system of one modality that is trained first
     parts: tuple[str, ...] = ()  # what is taken from it
     detector: bool = False  # a detector is trained, and what it saw is stored
-    bert: bool = False  # pre-training begins from BERT's words and layers, at the preset that has its sizes
+    bert: tuple[str, ...] = ()  # what pre-training takes from BERT, at the preset that has its sizes
     data: tuple[str, ...] = TEXTS
     settings: tuple[str, ...] = ()  # of its every command
 
 
 PASTS: Mapping[str, Past] = {
     "vilt": Past("vit", ("image", "fusion")),
-    "soho": Past("cnn", ("image", "text"), bert=True),
-    "e2e_vlp": Past("cnn", ("image", "text"), bert=True),
+    "soho": Past("cnn", ("image", "text"), bert=("text",)),
+    "e2e_vlp": Past("cnn", ("image", "text"), bert=BERT),
     "crossgrid": Past("cnn", ("image", "text")),
-    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=True),
-    "uniter": Past(detector=True, bert=True),
-    "vinvl": Past(detector=True, bert=True),
+    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=BERT),
+    "uniter": Past(detector=True, bert=BERT),
+    "vinvl": Past(detector=True, bert=BERT),
     "align": Past("cnn", ("image",)),
     # by letters; names are drawn in 96 languages, but pictures are the scenes', at the size at which its root has seen them
     "mural": Past(
@@ -173,7 +175,7 @@ class Pasts:
         if past.bert and self.budget.preset == WITH_BERT:
             lent = ("--init", f"text={root.command.run}") if root else ()  # its words begin where the root's cells are
             words = self.train("bert", ("--data", "scenes", *lent), sees="texts alone")
-            begun = tuple(word for part in ("text", "fusion") for word in ("--init", f"{part}={words.command.run}"))
+            begun = tuple(word for part in past.bert for word in ("--init", f"{part}={words.command.run}"))
             start = (*(("--init", f"image={root.command.run}") if root else ()), *begun)
         regions = ("--regions", str(store.command.makes.parent)) if store else ()
         pretraining = self.train(system, (*texts, *start, *regions), past.settings, "short texts about pictures")

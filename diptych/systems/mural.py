@@ -94,7 +94,7 @@ def tiny() -> Recipe:
             t2t=T2T.Config(temperature=0.2, learnable=True, smoothing=0.1),
         ),
         text=TextConfig(vocab="bytes", max_tokens=64),
-        data=DataConfig(image=ImageConfig(short=64, long=64, multiple=16), texts_per_image=2),
+        data=DataConfig(image=ImageConfig(short=64, long=64, multiple=16), texts_per_image=2, evenly=True),
         train=TrainConfig(steps=50, batch_size=16, lr=3e-3),
     )
 
@@ -112,7 +112,7 @@ def small() -> Recipe:
             t2t=T2T.Config(temperature=0.1, learnable=True, smoothing=0.1),
         ),
         text=TextConfig(vocab="bytes", max_tokens=64),
-        data=DataConfig(image=ImageConfig(short=64, long=64, multiple=16), texts_per_image=2),
+        data=DataConfig(image=ImageConfig(short=64, long=64, multiple=16), texts_per_image=2, evenly=True),
         train=TrainConfig(steps=1500, batch_size=128, lr=1e-3, warmup=0.05, schedule="cosine", weight_decay=0.02),
     )
 
@@ -131,7 +131,9 @@ def paper() -> Recipe:
             optimizer="lamb",
         ),
         text=TextConfig(max_tokens=64),
-        data=DataConfig(image=ImageConfig(short=289, long=289, multiple=1, augment="flip"), texts_per_image=2, workers=8),
+        data=DataConfig(
+            image=ImageConfig(short=289, long=289, multiple=1, augment="flip"), texts_per_image=2, evenly=True, workers=8
+        ),
         train=TrainConfig(steps=1_200_000, batch_size=16_384, lr=1e-3, warmup=1 / 120, weight_decay=1e-5, clip=None),
     )
 

@@ -46,7 +46,7 @@ TRAININGS = {
     "vinvl": f"pretrain vinvl:small {TEXTS} --regions @regions {WORDED} {_looks(400)}",
     "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {ROOTED} {_looks(300)}",
     # grids and patches
-    "soho": f"pretrain soho:small {TEXTS} {ROOTED} {_looks(300)}",
+    "soho": f"pretrain soho:small {TEXTS} --init image=@cnn --init text=@words {_looks(250)}",
     "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)} --set train.steps=1800",
     "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)} --set train.steps=1000",
     # dual encoders
