@@ -19,7 +19,7 @@ MFLOPS = {
     "e2e_vlp:small": 6099.5,
     "kd_vlp:small": 4134.0,
     "mural:small": 521.8,
-    "soho:small": 3535.9,
+    "soho:small": 3453.9,
     "uniter:small": 643.5,
     "vilt:small": 21127.3,
     "vilt:two_streams": 29588.9,
