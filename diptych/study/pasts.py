@@ -4,8 +4,8 @@
     vit ------------------> vilt                                          `--init image= --init fusion=`
     detector -> store ----> uniter, vinvl                                 read it; the detector's features are their root
     cnn, detector -> store > kd_vlp                                       is taught by it, and starts from the cnn
-    bert -----------------> e2e_vlp, kd_vlp, uniter, vinvl                `--init text= --init fusion=` of their pre-training
-                            soho                                          `--init text=`, for its layers are others
+    bert -----------------> e2e_vlp, uniter, vinvl                        `--init text= --init fusion=` of their pre-training
+                            soho, kd_vlp                                  `--init text=`, for their layers are others
 
 All read the same texts (those of `diptych demo`), MURAL translations beside them. A run lies in a folder whose name ends in a
 hash of what decides it: its words, its resolved recipe, its data, and so, through the folders that its words name, everything
@@ -30,6 +30,7 @@ from diptych.study.lanes import Command
 SCENES = ("visual_genome:scenes", "coco_captions:scenes")
 TEXTS = ("visual_genome:scenes@0.85", "coco_captions:scenes@0.15")
 BERT = ("text", "fusion")  # its words, and its layers
+WATCHING = {"log_every", "validate_every", "validate_on", "score_on", "checkpoint_every"}  # settings that change no weight
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ PASTS: Mapping[str, Past] = {
     "soho": Past("cnn", ("image", "text"), bert=("text",)),
     "e2e_vlp": Past("cnn", ("image", "text"), bert=BERT),
     "crossgrid": Past("cnn", ("image", "text")),
-    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=BERT),
+    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=("text",)),
     "uniter": Past(detector=True, bert=BERT),
     "vinvl": Past(detector=True, bert=BERT),
     "align": Past("cnn", ("image",)),
@@ -111,8 +112,8 @@ _BUDGETS = (
             "mural": 600,
         },
     ),
-    Budget("small", "small", labels=4000, drawn=12_800, controls=6400, asked={"": 1000, "retrieval": 200, "caption": 500}),
-    Budget("full", "small", labels=None, drawn=51_200, controls=12_800, asked={"": None, "retrieval": 500}, stretch=2.0),
+    Budget("small", "small", labels=4000, drawn=6400, controls=3200, asked={"": 1000, "retrieval": 200, "caption": 500}),
+    Budget("full", "small", labels=None, drawn=25_600, controls=6400, asked={"": None, "retrieval": 500}, stretch=2.0),
 )
 BUDGETS = {budget.name: budget for budget in _BUDGETS}
 
@@ -221,10 +222,9 @@ class Pasts:
         return self._sha256[asked]
 
     def key(self, words: Sequence[str], recipe: Recipe | None, *more: Any) -> str:
-        """Ten letters for what decides a command, wherever it is carried out."""
-        return digest(
-            {"words": [self._relative(word) for word in words], "recipe": recipe and recipe.model_dump(mode="json"), "more": more}
-        )
+        """Ten letters for what decides a command, wherever it is carried out and however closely it is watched."""
+        decides = recipe and recipe.model_dump(mode="json", exclude={"train": WATCHING})
+        return digest({"words": [self._relative(word) for word in words], "recipe": decides, "more": more})
 
     def _relative(self, word: str) -> str:
         """A word as it would be, were this folder elsewhere."""

@@ -21,6 +21,7 @@ from diptych.cli import call
 TEXTS = "--data visual_genome:scenes@0.85 --data coco_captions:scenes@0.15"
 WORDED = "--init text=@words --init fusion=@words"
 ROOTED = f"--init image=@cnn {WORDED}"
+SPOKEN = "--init image=@cnn --init text=@words"  # for layers that are not BERT's
 
 
 def _looks(steps: int) -> str:
@@ -44,9 +45,9 @@ TRAININGS = {
     "regions": "regions extract --from @detector --data scenes --split train --split val --split test",
     "uniter": f"pretrain uniter:small {TEXTS} --regions @regions {WORDED} {_looks(800)}",
     "vinvl": f"pretrain vinvl:small {TEXTS} --regions @regions {WORDED} {_looks(400)}",
-    "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {ROOTED} {_looks(300)}",
+    "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {SPOKEN} {_looks(200)}",
     # grids and patches
-    "soho": f"pretrain soho:small {TEXTS} --init image=@cnn --init text=@words {_looks(250)}",
+    "soho": f"pretrain soho:small {TEXTS} {SPOKEN} {_looks(250)}",
     "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)} --set train.steps=1800",
     "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)} --set train.steps=1000",
     # dual encoders
