@@ -48,8 +48,8 @@ TRAININGS = {
     "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {SPOKEN} {_looks(200)}",
     # grids and patches
     "soho": f"pretrain soho:small {TEXTS} {SPOKEN} {_looks(250)}",
-    "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)} --set train.steps=1800",
-    "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)} --set train.steps=1000",
+    "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)}",
+    "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)}",
     # dual encoders
     "align": f"pretrain align:small --data coco_captions:scenes --init image=@cnn {_looks(150)}",
     "mural": "pretrain mural:small --data wit:names@1 --data translations:names@3",
