@@ -37,7 +37,7 @@ class Spoken:
 def by_language(sources: Sequence[Source], data: DataConfig, training: bool = True) -> list[Source]:
     """The sources as `data` wants them. In training a source may become several, one for each language."""
     evenly = data.evenly and training
-    if not (data.languages or evenly):
+    if not sources or not (data.languages or evenly):
         return list(sources)
     chosen: list[Source] = []
     heard: set[str] = set()
