@@ -27,14 +27,14 @@ from typing import Any, Literal, get_args
 
 from diptych import __version__, checkpoint, config, find
 from diptych.config import UserError, nearest
-from diptych.contracts import Trainable
+from diptych.contracts import System, Trainable
 from diptych.study import crew
 from diptych.study.kept import Results, shown
 from diptych.study.lanes import Call, Command, last_step, progress_line
 from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
-GRID = (0.25, 0.5, 1.0)  # learning rates that are tried, times the system's own
+GRID = (1 / 16, 1 / 8, 1 / 4)  # learning rates that are tried, times the system's own: above these what was learnt is lost
 SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
 
 
@@ -81,6 +81,12 @@ class Cell:
             words += ("--set", f"data.limit={limit}", "--items", str(items))
             commands[split] = Command(f"scoring {self.system} on {self.task}", words, items)
         return commands
+
+
+def _suited(task: str, system: str) -> tuple[str, ...]:
+    """Settings of every start of a system on a task: what has filled in words answers by a word, which few labels do for."""
+    fills_in = find.system_class(system).words is not System.words
+    return ("task.head=cloze",) if task == "vqa" and fills_in else ()
 
 
 def field_of(task: str) -> Field | None:
@@ -159,6 +165,7 @@ class Plan:
         settings = [
             *chain.past.settings,
             *([f"task.withhold={withheld}"] if withheld else []),
+            *_suited(task, system),
             f"data.limit={budget.labels or 'null'}",
             f"train.steps={steps}",
             f"train.seed={seed}",
