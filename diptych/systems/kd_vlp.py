@@ -166,8 +166,8 @@ def tiny() -> Recipe:
 def small() -> Recipe:
     """For the embedded scenes on two cores, after both roots: `--init image=RUN` of `cnn:small`, `text=RUN` of `bert:small`.
 
-    In one stream it reads words off cells, but does not match: 53 % after 48,000 pictures; in two 71 % after 32,000. Word vectors of
-    a small vocabulary are near to one another: at a target temperature of 1 all regions would be meant alike.
+    In one stream it does not match: 53 % after 48,000 pictures; in two 71 % after 32,000. Word vectors of a
+    small vocabulary are near to one another: at a target temperature of 1 all regions would be meant alike.
     """
     return Recipe(
         system=KDVLP.Config(

@@ -100,7 +100,7 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """For the embedded names on two cores, letter by letter, with the encoder of crossgrid:small: `--init image=RUN` of `cnn:small`.
+    """For the embedded names on two cores, letter by letter, with the encoder of crossgrid:small.
 
     Names have to be learnt by heart: in a quarter of an hour those of some twenty languages (`data.languages`), not of 96.
     """

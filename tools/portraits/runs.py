@@ -56,7 +56,8 @@ TRAININGS = {
     # dual encoders
     "align": f"pretrain align:small --data coco_captions:scenes --init image=@cnn {_looks(150)}",
     "mural": f"pretrain mural:small --data wit:names@1 --data translations:names@1 {SPEAKING}",
-    "mural-without-t2t": f"pretrain mural:small --data wit:names {SPEAKING} --set system.t2t=null --set train.batch_size=64",  # as many pictures
+    # in half as large batches, which hold as many pictures
+    "mural-without-t2t": f"pretrain mural:small --data wit:names {SPEAKING} --set system.t2t=null --set train.batch_size=64",
 }
 NOISE = (0, 20, 40, 60)  # percent of the names in training that are spoilt
 SPELT = "--set text.vocab=bytes --set text.max_tokens=64 --set data.image.short=64 --set data.image.long=64"
