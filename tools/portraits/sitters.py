@@ -84,6 +84,7 @@ ABOUT = {
 }
 
 REMARK = {
+    "soho": "Visual words are guessed from the cells around them, beside a wrong text nearly as well as beside the right one.",
     "moco": "Little above an encoder that was never trained, and below SimCLR at equal steps.",
 }
 PROBED = (
