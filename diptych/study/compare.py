@@ -34,7 +34,7 @@ from diptych.study.lanes import Call, Command, last_step, progress_line
 from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
-GRID = (1 / 16, 1 / 8, 1 / 4)  # learning rates that are tried, times the system's own: above these what was learnt is lost
+GRID = (1 / 16, 1 / 4, 1.0)  # learning rates that are tried, times the system's own: what was learnt wants low ones
 SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
 
 
