@@ -1,0 +1,101 @@
+"""The results page says what the table says."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from diptych.study.compare_table import csv_of
+from tools import bake_off
+
+
+def cell(system: str, arm: str, value: float | None) -> dict:
+    if value is None:
+        return {"system": system, "task": "vqa", "arm": arm, "failed": "out of memory"}
+    score = {"value": value, "ci95": [value - 2, value + 2]}
+    return {
+        **{"system": system, "task": "vqa", "arm": arm, "n": 100, "labels": 40, "seeds": [0], "rate": 1e-4, **score},
+        "by_split": {"test": score, "test-style": {"value": value - 5, "ci95": [value - 8, value - 2]}},
+        "details": {"macro": [value, value - 2, value + 2], "question_type/colour": [value / 2, 0, value]},
+        "minutes": {"past": 1.0, "tuning": 2.0},
+    }
+
+
+@pytest.fixture
+def table() -> dict:
+    scores = {
+        "vilt": {"scratch": 36.0, "root_only": 37.0, "pretrained": 52.0},
+        "soho": {"scratch": 36.0, "root_only": None, "pretrained": 36.5},
+    }
+    gain = {"task": "vqa", "seeds": [0]}
+    return {
+        **{"budget": "small", "preset": "small", "seeds": 1, "systems": ["vilt", "soho"], "unfit": []},
+        "tasks": {"vqa": {"data": "scenes", "splits": ["test", "test-style"], "withheld": ["picture"]}},
+        "cells": [cell(system, arm, value) for system, arms in scores.items() for arm, value in arms.items()]
+        + [cell("vilt", "without_picture", 36.2)],
+        "gains": [
+            {"system": "vilt", "over": "root_only", "value": 15.0, "ci95": [12.0, 18.0], **gain},
+            {"system": "vilt", "over": "scratch", "value": 16.0, "ci95": [13.0, 19.0], **gain},
+            {"system": "soho", "over": "scratch", "value": 0.5, "ci95": [-1.0, 2.0], **gain},
+        ],
+        "failed": [{"cell": "soho, vqa, root only, seed 0", "why": "out of memory"}],
+        "costs": [
+            {
+                "system": "vilt",
+                "task": "vqa",
+                "parameters": 2_000_000,
+                "detector_parameters": 500_000,
+                "flops": 3e8,
+                "milliseconds": 12.4,
+                "machine": "M",
+            }
+        ],
+    }
+
+
+def rows_of(page: str, first: str) -> list[list[str]]:
+    return [
+        [field.strip() for field in line.strip("|").split("|")] for line in page.splitlines() if line.startswith(f"| {first} |")
+    ]
+
+
+def test_the_page_says_what_the_table_says(table):
+    page = bake_off.page(table)
+    best, line = rows_of(page, "vqa")[0], rows_of(page, "vilt")[0]
+    assert best == ["vqa", "vilt", "52.0 (50.0 to 54.0)", "47.0 (44.0 to 50.0)"]
+    assert line[1:6] == [
+        "36.0 (34.0 to 38.0)",
+        "37.0 (35.0 to 39.0)",
+        "52.0 (50.0 to 54.0)",
+        "+15.0 (+12.0 to +18.0)",
+        "+16.0 (+13.0 to +19.0)",
+    ]
+    assert rows_of(page, "soho")[0][2] == "failed" and "soho, vqa, root only, seed 0 (out of memory)" in page
+    assert "the root alone: ahead in 1 of 1 cells, with an interval above zero in 1" in page
+    assert "a start from scratch: ahead in 2 of 2 cells, with an interval above zero in 1" in page
+    assert ["vilt", "26.0"] in rows_of(page, "vilt") and ["vilt", "36.2 (34.2 to 38.2)"] in rows_of(page, "vilt")
+    assert ["vilt", "vqa", "2.50 M", "0.50 M", "300", "12"] in rows_of(page, "vilt")
+    assert "diptych compare --systems vilt,soho --tasks vqa --budget small --seeds 1" in page
+
+
+def test_what_is_written_stays_between_its_marks(table, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/table.json").write_text(json.dumps(table))
+    (tmp_path / "out/table.csv").write_text(csv_of(table))
+    (tmp_path / "results.md").write_text(f"# before\n{bake_off.BEGIN}\nold\n{bake_off.END}\nafter\n")
+    monkeypatch.setattr(bake_off, "DOCS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["bake_off", str(tmp_path / "out"), "--write"])
+    for _ in range(2):
+        bake_off.main()
+        text = (tmp_path / "results.md").read_text()
+        assert text.startswith("# before\n") and text.endswith(f"{bake_off.END}\nafter\n") and "old" not in text
+    with (tmp_path / "results/table.csv").open() as lines:
+        assert len(list(csv.DictReader(lines))) == len(table["cells"])
+    drawn = (tmp_path / "results/gains.svg").read_bytes()
+    bake_off.main()
+    assert (tmp_path / "results/gains.svg").read_bytes() == drawn, "the same numbers draw the same file"
+    (tmp_path / "results.md").write_text("no marks")
+    with pytest.raises(SystemExit, match="needs a line"):
+        bake_off.main()

@@ -1,0 +1,236 @@
+"""The results page from a finished `diptych compare`: `python -m tools.bake_off OUT [--write]`.
+
+    OUT/table.json --> docs/results.md, between `<!-- bake-off -->` and `<!-- end of bake-off -->`
+                       docs/results/table.csv, gains.svg, price.svg
+
+Nothing is measured here, and nothing chosen: every cell that the table has stands on the page, failed ones as failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = "<!-- bake-off -->", "<!-- end of bake-off -->"
+ARMS = {"scratch": "from scratch", "root_only": "root only", "pretrained": "pre-trained"}
+NEWS = {"test": "as in training", "test-style": "new artists", "test-composition": "new colours", "test-object": "new objects"}
+TONES = ("#c8421c", "#2f6f9f", "#5b8c3a", "#8b5a9f", "#b8860b", "#3a8c86", "#8b8a86", "#444444")
+
+
+def page(table: Mapping[str, Any]) -> str:
+    """The measured part."""
+    return "\n".join(
+        [*_summary(table), *(line for task in table["tasks"] for line in _task(table, task)), *_controls(table), *_price(table)]
+    )
+
+
+def command(table: Mapping[str, Any]) -> str:
+    words = f"--systems {','.join(table['systems'])} --tasks {','.join(table['tasks'])} --budget {table['budget']}"
+    return f"diptych compare {words} --seeds {table['seeds']}"
+
+
+def _summary(table: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("```console", command(table), "```", "")
+    for over, name in (("root_only", "the root alone"), ("scratch", "a start from scratch")):
+        gains = [gain for gain in table["gains"] if gain["over"] == over]
+        above, clear, below = (sum(holds(gain) for gain in gains) for holds in (_is_above, _is_clear, _is_below))
+        yield (
+            f"* Pre-trained against {name}: ahead in {above} of {len(gains)} cells, with an interval above zero in {clear}, "
+            f"below zero in {below}."
+        )
+    if failed := table["failed"]:
+        yield f"* Failed: {'; '.join('{cell} ({why})'.format(**one) for one in failed)}."
+    if unfit := table["unfit"]:
+        yield f"* Not asked: {'; '.join('{system} on {task}'.format(**one) for one in unfit)}."
+    yield from ("", "![what pre-training is worth, by system and task](results/gains.svg)", "")
+    yield from ("Best system of each task, in percent on `test`, and the same system on what is new:", "")
+    splits = [split for split in NEWS if any(split in task["splits"] for task in table["tasks"].values())]
+    yield from _head("task", "system", *(NEWS[split] for split in splits))
+    for task in table["tasks"]:
+        done = [cell for cell in table["cells"] if cell["task"] == task and cell["arm"] == "pretrained" and "value" in cell]
+        if done:
+            best = max(done, key=lambda cell: cell["value"])
+            yield _row(task, best["system"], *(_score(best["by_split"].get(split)) for split in splits))
+    yield ""
+
+
+def _task(table: Mapping[str, Any], task: str) -> Iterator[str]:
+    cells = {(cell["system"], cell["arm"]): cell for cell in table["cells"] if cell["task"] == task}
+    gains = {(gain["system"], gain["over"]): gain for gain in table["gains"] if gain["task"] == task}
+    asked = max((cell["n"] for cell in cells.values() if "n" in cell), default=0)
+    labels = max((cell.get("labels") or 0 for cell in cells.values()), default=0)
+    yield from (
+        f"### [{task}](tasks/{task}.md)",
+        "",
+        f"{labels:,} labelled samples for every start, {asked:,} questions of `test`.",
+        "",
+    )
+    yield from _head("system", *ARMS.values(), "gain over the root", "gain over scratch", "rates")
+    for system in table["systems"]:
+        own = {arm: cells[system, arm] for arm in ARMS if (system, arm) in cells}
+        if own:
+            rates = " · ".join(f"{cell['rate']:g}" for cell in own.values() if "rate" in cell)
+            over = (_gain(gains.get((system, rival))) for rival in ("root_only", "scratch"))
+            yield _row(system, *(_score(own.get(arm)) for arm in ARMS), *over, rates)
+    yield ""
+    kinds = _kinds(cells)
+    if kinds:
+        yield from _head("pre-trained, by type", *kinds)
+        for system in table["systems"]:
+            if "details" in (cell := cells.get((system, "pretrained"), {})):
+                yield _row(
+                    system, *(f"{cell['details'][kind][0]:.1f}" if kind in cell["details"] else "" for kind in kinds.values())
+                )
+        yield ""
+
+
+def _kinds(cells: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, str]:
+    """Types of questions, and what `details` calls them."""
+    named = [name for cell in cells.values() for name in cell.get("details", {}) if name.startswith("question_type/")]
+    return {name.partition("/")[2]: name for name in dict.fromkeys(named)}
+
+
+def _controls(table: Mapping[str, Any]) -> Iterator[str]:
+    cells = [cell for cell in table["cells"] if cell["arm"].startswith("without_")]
+    if not cells:
+        return
+    arms = list(dict.fromkeys((cell["task"], cell["arm"]) for cell in cells))
+    yield from ("### What the data give away", "", "Fine-tuned and asked without the picture, or without the text.", "")
+    yield from _head("system", *(f"{task}, {arm.replace('_', ' ')}" for task, arm in arms))
+    for system in table["systems"]:
+        own = {(cell["task"], cell["arm"]): cell for cell in cells if cell["system"] == system}
+        if own:
+            yield _row(system, *(_score(own.get(arm)) for arm in arms))
+    yield ""
+
+
+def _price(table: Mapping[str, Any]) -> Iterator[str]:
+    if not table["costs"]:
+        return
+    yield from (
+        "### What an answer costs",
+        "",
+        "One question on one core, from the picture's file to the answer; a detector's share is in it.",
+        "",
+    )
+    yield from _head("system", "task", "parameters", "of which detector", "MFLOPs", "ms")
+    for cost in table["costs"]:
+        detector = cost["detector_parameters"]
+        whole = f"{(cost['parameters'] + detector) / 1e6:.2f} M"
+        share = f"{detector / 1e6:.2f} M" if detector else ""
+        yield _row(cost["system"], cost["task"], whole, share, f"{cost['flops'] / 1e6:,.0f}", f"{cost['milliseconds']:.0f}")
+    yield from ("", "![score against time](results/price.svg)", "", f"{table['costs'][0]['machine']}.")
+
+
+def gains(table: Mapping[str, Any]) -> Figure:
+    """Points over the root alone, with their intervals: a row for each system and task."""
+    found = [gain for gain in table["gains"] if gain["over"] == "root_only"]
+    figure = Figure(figsize=(7, 0.8 + 0.24 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color="#8b8a86", linewidth=0.8)
+    for y, gain in enumerate(found):
+        low, high = gain["ci95"]
+        tone = TONES[table["systems"].index(gain["system"]) % len(TONES)]
+        axes.plot([low, high], [y, y], color=tone, linewidth=2)
+        axes.plot(gain["value"], y, "o", color=tone, markersize=5)
+    axes.set_yticks(range(len(found)), [f"{gain['system']}, {gain['task']}" for gain in found], fontsize=8)
+    axes.set_xlabel("points that pre-training adds to the root alone, 95 % interval", fontsize=8)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def price(table: Mapping[str, Any]) -> Figure:
+    """Score against milliseconds of one question: a panel for each task, a point for each system."""
+    tasks = [task for task in table["tasks"] if any(cost["task"] == task for cost in table["costs"])]
+    score = {(cell["system"], cell["task"]): cell.get("value") for cell in table["cells"] if cell["arm"] == "pretrained"}
+    figure = Figure(figsize=(2.6 * len(tasks) + 0.4, 2.6), layout="constrained")
+    for place, task in enumerate(tasks):
+        axes = figure.add_subplot(1, len(tasks), place + 1)
+        for cost in table["costs"]:
+            if cost["task"] == task and score.get((cost["system"], task)) is not None:
+                tone = TONES[table["systems"].index(cost["system"]) % len(TONES)]
+                at = (cost["milliseconds"], score[cost["system"], task])
+                axes.plot(*at, "o", color=tone)
+                axes.annotate(cost["system"], at, xytext=(4, 3), textcoords="offset points", fontsize=7, color=tone)
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("ms a question, one core", fontsize=8)
+        axes.margins(x=0.35, y=0.2)
+        axes.set_xlim(0, None)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _is_above(gain: Mapping[str, Any]) -> bool:
+    return gain["value"] > 0
+
+
+def _is_clear(gain: Mapping[str, Any]) -> bool:
+    return gain["ci95"][0] > 0
+
+
+def _is_below(gain: Mapping[str, Any]) -> bool:
+    return gain["ci95"][1] < 0
+
+
+def _score(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    return "failed" if "failed" in cell else "{:.1f} ({:.1f} to {:.1f})".format(cell["value"], *cell["ci95"])
+
+
+def _gain(gain: Mapping[str, Any] | None) -> str:
+    return "" if gain is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(gain["value"], *gain["ci95"])
+
+
+def _head(*names: str) -> tuple[str, str]:
+    return _row(*names), "|" + "---|" * len(names)
+
+
+def _row(*fields: str) -> str:
+    return "| " + " | ".join(fields) + " |"
+
+
+def written(text: str, part: str) -> str:
+    """A page with what lies between the marks replaced."""
+    before, found, rest = text.partition(BEGIN)
+    _, found_end, after = rest.partition(END)
+    if not found or not found_end:
+        raise SystemExit(f"the page needs a line '{BEGIN}' and, below it, '{END}'")
+    return f"{before}{BEGIN}\n{part}\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bake_off", description="The results page, from a directory of `diptych compare`."
+    )
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--write", action="store_true", help="into docs/, instead of to the terminal")
+    asked = parser.parse_args()
+    table = json.loads((asked.out / "table.json").read_text(encoding="utf-8"))
+    if not asked.write:
+        print(page(table))
+        return
+    results = DOCS / "results"
+    results.mkdir(exist_ok=True)
+    shutil.copyfile(asked.out / "table.csv", results / "table.csv")
+    with matplotlib.rc_context({"svg.hashsalt": "diptych"}):  # the same numbers draw the same file
+        for name, figure in (("gains", gains(table)), ("price", price(table))):
+            FigureCanvasSVG(figure)
+            figure.savefig(results / f"{name}.svg", metadata={"Date": None})
+    place = DOCS / "results.md"
+    place.write_text(written(place.read_text(encoding="utf-8"), page(table)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
