@@ -90,6 +90,7 @@ class DataConfig(Config):
     texts_per_image: PositiveInt = 1  # rows drawn from one picture's texts; they share its encoding
     foreign: float = Field(default=0.0, ge=0, le=1)  # share of false texts that are another sample's, where near ones are at hand
     shuffled: bool = False  # a control: every text beside another sample's picture
+    noise: float = Field(default=0.0, ge=0, le=1)  # share of the texts in pre-training that are spoilt (data/noise.py)
     pairs: PairsConfig | None = None  # None: a row is one text; pairs are packed in training only
     workers: NonNegativeInt = 0
     limit: PositiveInt | None = None  # use the first so many samples
