@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diptych import __version__, checkpoint
+from diptych import __version__, checkpoint, find
 from diptych.config import UserError, nearest
 from diptych.study import crew
 from diptych.study.compare import Cell, Commands, Options, Work, field_of
@@ -298,6 +298,7 @@ class Claims(Commands):
     def __init__(self, claims: Sequence[Claim], budget: Budget, seeds: int, out: Path):
         super().__init__(budget, seeds, out)
         self.claims = claims
+        self.fields = {task: field_of(task) for task in {claim.measure.task for claim in claims if claim.measure.is_tuned}}
         self.sides: dict[tuple[str, str], list[Asked]] = {}
         for claim in claims:
             for side in claim.sides:
@@ -315,7 +316,7 @@ class Claims(Commands):
         self.sides[claim.name, side.name] = cells
 
     def _tuned(self, claim: Claim, side: Side, chain: Chain, arm: str) -> list[Asked]:
-        found = field_of(claim.measure.task)
+        found = self.fields[claim.measure.task]
         assert found is not None, f"{claim.name}: {claim.measure.task} is not to be learnt on the embedded data"
         place = replace(found, splits=claim.measure.splits)
         asked = self.budget.asked_of(place.task)
@@ -332,7 +333,10 @@ class Claims(Commands):
     def _untuned(self, claim: Claim, chain: Chain, arm: str) -> Asked:
         measure, pretraining = claim.measure, chain.pretraining
         words = {name: (measure.task, *words) for name, words in _asks(measure, measure.data).items()}
-        key = self.pasts.key((*pretraining.command.words, *(word for line in words.values() for word in line)), pretraining.recipe)
+        is_own = measure.task == "objectives"
+        purpose = find.system_class(chain.system).purpose if is_own else find.task_class(measure.task).purpose
+        shas = [self.pasts.sha256(measure.data, split, purpose) for split in measure.splits]
+        key = self.pasts.key(pretraining.command.words, pretraining.recipe, words, shas)
         trained = {0.0: pretraining.command}
         return Asked(
             chain.system, measure.task, arm, 0, key, trained, measure.splits, None, measure.data, asks=words, metric=measure.metric

@@ -190,8 +190,8 @@ def told_page(table: Mapping[str, Any], work: Work) -> ClaimsPage:
     machines = sorted({side["machine"] for row in table["claims"] for side in row["sides"] if "machine" in side})
     return ClaimsPage(
         title="Does what the papers claim hold here?",
-        summary=f"Of {len(rows)} claims {held} hold{'s' * (held == 1)} on the embedded data at the {table['preset']} presets. Each is an "
-        "ablation: sides that differ in what it is about and in nothing else, with the same samples, steps and search of rates.",
+        summary=f"Of {len(rows)} claims {held} hold{'s' * (held == 1)} on the embedded data, at the {table['preset']} presets. "
+        "Each is an ablation: sides that differ in what it is about and in nothing else, with the same samples, steps and search.",
         rows=rows,
         kicker=" · ".join(("Diptych", f"budget {table['budget']}", date.today().isoformat())),
         remarks=_remarks(table),

@@ -176,7 +176,8 @@ class Commands:
         key = self.pasts.key(words, resolved, GRID, shas, asked)
         splits = field.splits[:1] if withheld else field.splits
         # a key is of all that decides: where two arms have the same, they have the same runs
-        folder = self._runs.setdefault(key, self.out / "cells" / system / task / f"{arm}-s{seed}-{key}")
+        name = f"{f'without_{withheld}' if withheld else start}-s{seed}-{key}"
+        folder = self._runs.setdefault(key, self.out / "cells" / system / task / name)
         tunings = {}
         for factor in GRID:
             rate = float(f"{recipe.train.lr * factor:.4g}")
