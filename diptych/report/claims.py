@@ -48,8 +48,8 @@ class Row:
 
     @property
     def rule(self) -> str:
-        told = [f"{value:g} times" if self.is_time else signed(value) for value in (self.above, self.worth)]
-        return f"holds above {told[0]}, does not below {told[1]}"
+        unit = "times" if self.is_time else "points"
+        return f"holds above {self.above:g} {unit}, does not below {self.worth:g}"
 
     def figure(self, value: float) -> str:
         return f"{value:.2f}" if self.is_time else signed(value)

@@ -226,7 +226,7 @@ _CLAIMS = (
         UNITER,
         "Hiding one side at a time teaches more than hiding both.",
         VQA,
-        (Side("one side", ("system.masking=conditional",)), Side("both", ("system.masking=joint",), share=-1.0)),
+        (Side("one side"), Side("both", ("system.masking=joint",), share=-1.0)),
     ),
     Claim(
         "bert-masks",

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
+import pytest
+
+from diptych import config, find
+from diptych.config import UserError
 from diptych.contracts import Phrase, Sample
 from diptych.data.noise import BOILERPLATE, Noisy, cut
 from diptych.draw import Draw
+from diptych.train import run
 
 HEADS = tuple(text.partition("{")[0] for text in BOILERPLATE)
 
@@ -48,3 +54,12 @@ def test_it_tells_what_its_reader_tells_and_goes_to_other_processes():
     assert (noisy.fingerprint, noisy.region_classes, len(noisy)) == ("of the reader", ("background", "dog"), 1000)
     assert not hasattr(noisy, "no_such_thing")
     assert cut("a red dog there") == "a red" and cut("giraffe") == "gira"
+
+
+def test_it_is_of_pre_training_alone():
+    before = config.resolve(find.system("vilt:tiny").recipe, config.from_setting("data.noise=0.3"))
+    recipe = find.finetuning("vqa", "vilt", before)
+    assert recipe.data.noise == 0, "a task's questions come as they are, whatever its system was pre-trained on"
+    spoilt = config.resolve(recipe, config.from_setting("data.noise=0.3"))
+    with pytest.raises(UserError, match=r"data\.noise spoils the texts of pre-training"):
+        run.finetune(spoilt, find.system_class("vilt"), find.task_class("vqa"), [], Path("nowhere"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diptych import cli, config, find
-from diptych.atelier import make
+from diptych.atelier import make, names
 from diptych.config import UserError, flat
 from diptych.study import claims_table, compare
 from diptych.study.claims import BLIND, CLAIMS, Claim, Claims, claims, select
@@ -174,8 +174,8 @@ def test_an_effect_of_several_sides_is_the_difference_of_gains():
     assert effect.low < effect.value < effect.high
 
 
-def planned(names, out="out", seeds=1) -> Work:
-    return Work(Claims(select(names), LEAST, seeds, Path(out)), Results(Path("results/claims")))
+def planned(chosen, out="out", seeds=1) -> Work:
+    return Work(Claims(select(chosen), LEAST, seeds, Path(out)), Results(Path("results/claims")))
 
 
 def runs(work: Work, claim: str, *sides: str) -> set[str]:
@@ -293,6 +293,9 @@ def test_a_real_claim_in_little(here):
     assert not work.lost and 30 < row["sides"][0]["value"] < 70 and row["sides"][0]["n"] > 0
     assert row["verdict"] in (HOLDS, DOES_NOT, CANNOT_TELL)
     ours, theirs = (json.loads(line) for cell in work.plan.cells.values() for line in [items(cell).splitlines()[0]])
+    run = next(iter(work.plan.cells.values())).tunings[0.0].makes.parent
+    asked = ["evaluate", "objectives", "--from", str(run), "--data", "scenes", "--set", "data.limit=64"]
+    assert cli.call([*asked, "--set", "system.width=32"]) == 2, "other weights than there are"
     assert ours["key"] == theirs["key"] and ours["scores"].keys() >= {"nsp/accuracy", "mlm/accuracy"}
 
 
@@ -302,8 +305,10 @@ def items(cell) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CLAIMS if not name.startswith("mural")])
-def test_every_claim_in_little(here, monkeypatch, name):
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_in_little(here, data, monkeypatch, name):
+    if name.startswith("mural") and not (data / "names").exists():
+        names.make(data / "names", small=True)
     monkeypatch.setattr(compare, "GRID", (1.0,))
     work = planned([name])
     while ready := work.ready():
