@@ -165,7 +165,12 @@ def evaluate(
         Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format; a table if named .csv.")
     ] = None,
     items: Annotated[
-        Path | None, typer.Option("--items", metavar="FILE", help="Every question's score and best answers, as JSON lines.")
+        Path | None,
+        typer.Option(
+            "--items",
+            metavar="FILE",
+            help="Every question's score and best answers, as JSON lines; of objectives, every batch's means.",
+        ),
     ] = None,
     regions: Regions = None,
     settings: Settings = None,
