@@ -92,6 +92,7 @@ def pretrain(
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
     about |= _store(regions)
     with several(ranks, recipe), work(as_json) as say:
+        from diptych.data.by_language import by_language
         from diptych.text import tokenizer
         from diptych.train import run
 
@@ -99,8 +100,12 @@ def pretrain(
         options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
         options |= {"tokenizer": tokenizer.load(recipe.text.vocab), "announce": lambda recipe: show(recipe, notes)}
         _regions_suit(found.cls, found.name, regions, specs, pretraining=True)
-        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
-        held_out = _held_out(specs, found.cls, regions, notes) if recipe.train.validate_every else []
+        sources = by_language(_seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions), recipe.data)
+        held_out = (
+            by_language(_held_out(specs, found.cls, regions, notes), recipe.data, training=False)
+            if recipe.train.validate_every
+            else []
+        )
         result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -325,6 +330,7 @@ def _objectives(
     from diptych.config import UserError
 
     with work(as_json) as say:
+        from diptych.data.by_language import by_language
         from diptych.load import Model, load
         from diptych.text import tokenizer
         from diptych.train import run
@@ -346,7 +352,7 @@ def _objectives(
         regions = regions or (Path(known) if known else None)
         specs = [data] if data else model.about["data"]
         _regions_suit(kind, model.about["system"], regions, specs, pretraining=True)
-        sources = _seen(find.readers(specs, split, kind.purpose), regions)
+        sources = by_language(_seen(find.readers(specs, split, kind.purpose), regions), recipe.data, training=False)
         about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions)}
         system = model.system
         if recipe.system != model.recipe.system:

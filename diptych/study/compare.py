@@ -28,14 +28,14 @@ from typing import Any, Literal, get_args
 
 from diptych import __version__, checkpoint, config, find
 from diptych.config import UserError, nearest
-from diptych.contracts import Trainable
+from diptych.contracts import System, Trainable
 from diptych.study import crew
 from diptych.study.kept import Results, shown
 from diptych.study.lanes import Call, Command, last_step, progress_line
 from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
-GRID = (0.25, 0.5, 1.0)  # learning rates that are tried, times the system's own
+GRID = (1 / 16, 1 / 4, 1.0)  # learning rates that are tried, times the system's own: what was learnt wants low ones
 SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
 
 
@@ -87,6 +87,12 @@ class Cell:
     def items(self, command: Command) -> list[dict[str, Any]]:
         """Every question's score, of one of the commands of `judged`."""
         return [json.loads(line) for line in command.makes.read_text(encoding="utf-8").splitlines()]
+
+
+def _suited(task: str, system: str) -> tuple[str, ...]:
+    """Settings of every start of a system on a task: what has filled in words answers by a word, which few labels do for."""
+    fills_in = find.system_class(system).words is not System.words
+    return ("task.head=cloze",) if task == "vqa" and fills_in else ()
 
 
 def field_of(task: str) -> Field | None:
@@ -144,8 +150,12 @@ class Commands:
         start: str = "pretrained",
         withheld: str = "",
         labels: int | None = None,
+        more: Sequence[str] = (),
     ) -> Cell:
-        """A cell, fine-tuned at the rates of GRID from one of ARMS: where a chain ends, where its root does, from nothing."""
+        """A cell, fine-tuned at the rates of GRID from one of ARMS: where a chain ends, where its root does, from nothing.
+
+        `more`: settings of the fine-tuning.
+        """
         budget, system, task, is_born = self.budget, chain.system, field.task, start == "pretrained"
         store = self.store(field) if find.system_class(system).reads_regions else None
         self.add([store])
@@ -158,6 +168,8 @@ class Commands:
         settings = [
             *chain.past.settings,
             *([f"task.withhold={withheld}"] if withheld else []),
+            *_suited(task, system),
+            *more,
             f"data.limit={labels or 'null'}",
             f"train.steps={steps}",
             f"train.seed={seed}",

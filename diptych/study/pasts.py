@@ -4,7 +4,8 @@
     vit ------------------> vilt                                          `--init image= --init fusion=`
     detector -> store ----> uniter, vinvl                                 read it; the detector's features are their root
     cnn, detector -> store > kd_vlp                                       is taught by it, and starts from the cnn
-    bert -----------------> soho, e2e_vlp, kd_vlp, uniter, vinvl          `--init text= --init fusion=` of their pre-training
+    bert -----------------> e2e_vlp, uniter, vinvl                        `--init text= --init fusion=` of their pre-training
+                            soho, kd_vlp                                  `--init text=`, for their layers are others
 
 All read the same texts (those of `diptych demo`), MURAL translations beside them. A run lies in a folder whose name ends in a
 hash of what decides it: its words, its resolved recipe, its data, and so, through the folders that its words name, everything
@@ -28,6 +29,8 @@ from diptych.study.lanes import Command
 
 SCENES = ("visual_genome:scenes", "coco_captions:scenes")
 TEXTS = ("visual_genome:scenes@0.85", "coco_captions:scenes@0.15")
+BERT = ("text", "fusion")  # its words, and its layers
+WATCHING = {"log_every", "validate_every", "validate_on", "score_on", "checkpoint_every"}  # settings that change no weight
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Past:
     root: str = ""  # a system of one modality that is trained first
     parts: tuple[str, ...] = ()  # what is taken from it
     detector: bool = False  # a detector is trained, and what it saw is stored
-    bert: bool = False  # pre-training begins from BERT's words and layers, at the preset that has its sizes
+    bert: tuple[str, ...] = ()  # what pre-training takes from BERT, at the preset that has its sizes
     data: tuple[str, ...] = TEXTS
     settings: tuple[str, ...] = ()  # of its every command
     pretraining: tuple[str, ...] = ()  # settings of its pre-training alone
@@ -45,12 +48,12 @@ class Past:
 
 PASTS: Mapping[str, Past] = {
     "vilt": Past("vit", ("image", "fusion")),
-    "soho": Past("cnn", ("image", "text"), bert=True),
-    "e2e_vlp": Past("cnn", ("image", "text"), bert=True),
+    "soho": Past("cnn", ("image", "text"), bert=("text",)),
+    "e2e_vlp": Past("cnn", ("image", "text"), bert=BERT),
     "crossgrid": Past("cnn", ("image", "text")),
-    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=True),
-    "uniter": Past(detector=True, bert=True),
-    "vinvl": Past(detector=True, bert=True),
+    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=("text",)),
+    "uniter": Past(detector=True, bert=BERT),
+    "vinvl": Past(detector=True, bert=BERT),
     "align": Past("cnn", ("image",)),
     # by letters; names are drawn in 96 languages, but pictures are the scenes', at the size at which its root has seen them
     "mural": Past(
@@ -110,8 +113,8 @@ _BUDGETS = (
             "mural": 600,
         },
     ),
-    Budget("small", "small", labels=4000, drawn=12_800, controls=6400, asked={"": 1000, "retrieval": 200, "caption": 500}),
-    Budget("full", "small", labels=None, drawn=51_200, controls=12_800, asked={"": None, "retrieval": 500}, stretch=2.0),
+    Budget("small", "small", labels=4000, drawn=6400, controls=3200, asked={"": 1000, "retrieval": 200, "caption": 500}),
+    Budget("full", "small", labels=None, drawn=25_600, controls=6400, asked={"": None, "retrieval": 500}, stretch=2.0),
 )
 BUDGETS = {budget.name: budget for budget in _BUDGETS}
 
@@ -175,7 +178,7 @@ class Pasts:
         if past.bert and self.budget.preset == WITH_BERT:
             lent = ("--init", f"text={root.command.run}") if root else ()  # its words begin where the root's cells are
             words = self.train("bert", ("--data", "scenes", *lent), sees="texts alone")
-            begun = tuple(word for part in ("text", "fusion") for word in ("--init", f"{part}={words.command.run}"))
+            begun = tuple(word for part in past.bert for word in ("--init", f"{part}={words.command.run}"))
             start = (*(("--init", f"image={root.command.run}") if root else ()), *begun)
         regions = ("--regions", str(store.command.makes.parent)) if store else ()
         settings = (*past.settings, *past.pretraining)
@@ -222,7 +225,7 @@ class Pasts:
         return self._sha256[asked]
 
     def key(self, words: Sequence[str], recipe: Recipe | None, *more: Any) -> str:
-        """Ten letters for what decides a command, wherever it is carried out."""
+        """Ten letters for what decides a command, wherever it is carried out and however closely it is watched."""
         return digest({"words": [self._relative(word) for word in words], "recipe": recipe and _decides(recipe), "more": more})
 
     def _relative(self, word: str) -> str:
@@ -236,7 +239,7 @@ LATER = {("data", "noise"): 0.0, ("system", "masking"): "conditional"}
 
 
 def _decides(recipe: Recipe) -> dict[str, Any]:
-    values = recipe.model_dump(mode="json")
+    values = recipe.model_dump(mode="json", exclude={"train": WATCHING})
     for (part, key), as_before in LATER.items():
         if values[part].get(key) == as_before:
             del values[part][key]

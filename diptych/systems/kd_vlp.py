@@ -164,21 +164,22 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """For the embedded scenes on two cores, after both roots: `--init image=RUN` of `cnn:small`, text and fusion of `bert:small`.
+    """For the embedded scenes on two cores, after both roots: `--init image=RUN` of `cnn:small`, `text=RUN` of `bert:small`.
 
-    Word vectors of a small vocabulary are near to one another: at a target temperature of 1 all regions would be meant alike.
+    In one stream it does not match: 53 % after 48,000 pictures; in two 71 % after 32,000. Word vectors of a
+    small vocabulary are near to one another: at a target temperature of 1 all regions would be meant alike.
     """
     return Recipe(
         system=KDVLP.Config(
             width=128,
             image=GridCNN.Config(),
             text=TextEmbedding.Config(word_std=0.09, position_std=0.04, dropout=0),
-            fusion=SingleStream.Config(norm="post", eps=1e-12, layers=4, heads=4, dropout=0),
+            fusion=DualStream.Config(layers=3, heads=4, dropout=0, start="match", place="values", init_std=0.05),
             mlm=MLM.Config(words="phrases", tied=True),
             pra=PRA.Config(target_temperature=0.1),
         ),
         data=DataConfig(image=ImageConfig(short=128, long=128, multiple=16), texts_per_image=4, foreign=0.5),
-        train=TrainConfig(steps=3000, batch_size=16, lr=1e-3, schedule="cosine", weight_decay=0.02),
+        train=TrainConfig(steps=2000, batch_size=16, lr=1e-3, schedule="cosine", weight_decay=0.02),
     )
 
 

@@ -67,8 +67,9 @@ def test_sides_differ_in_what_the_claim_says_and_in_nothing_else(unread, budget)
                 assert all(any(path[: len(key)] == key for key in said) for path in other), claim.name
                 assert not said or other, f"{claim.name}: its sides are the same"
                 assert other or any(side.data or side.labels for side in claim.sides)
-            steps = {(chain.pretraining.command.steps, chain.pretraining.recipe.train.batch_size) for chain in chains}
-            assert len(steps) == 1, "as many samples drawn"
+            assert len({chain.pretraining.command.steps for chain in chains}) == 1
+            batches = [chain.pretraining.recipe.train.batch_size for chain in chains]
+            assert len(set(batches)) == 1 or batches == [128, 64], "as many samples drawn, or as many pictures beside as many pairs"
             assert len({tuple(beside_settings(chain.pretraining.command.words, claim)) for chain in chains}) == 1
             assert len({tuple(stage.command.makes for stage in chain.before) for chain in chains}) == 1, "the same past"
         cells = [plan.sides[claim.name, side.name] for side in claim.sides]
@@ -272,8 +273,8 @@ def test_time_and_quality_are_of_the_same_runs(unread):
 def test_languages_are_weighed_alike(unread, monkeypatch):
     """A claim that is asked on several splits has the mean over them, whatever their number of questions."""
     claim = CLAIMS["mural-unseen"]
-    assert len(claim.measure.splits) == 12 and not {s.removeprefix("test-") for s in claim.measure.splits} & {"en", "de"}
-    short = replace(claim, measure=replace(claim.measure, splits=("test-am", "test-sw"), metric=""))
+    assert len(claim.measure.splits) == 6 and "test-en" not in claim.measure.splits
+    short = replace(claim, measure=replace(claim.measure, splits=("test-cy", "test-sw"), metric=""))
     work = Work(Claims([short], LEAST, 1, Path("out")), Results(Path("results/claims")))
     carried_out(work, {"test-sw"})
     (row,) = rows(work).values()

@@ -61,10 +61,11 @@ def test_mismatched_pairs_are_asked_for_words_and_cells_or_not(case):
     is_match_B = both.labels["itm"] == 1
     assert 0 < is_match_B.sum() < len(is_match_B)
     assert torch.equal(both.text_BT, matches.text_BT)
-    for name in ("mlm", "mvm"):
-        assert torch.equal(both.labels[name][is_match_B], matches.labels[name][is_match_B])
-        assert (matches.labels[name][~is_match_B] == IGNORE).all()
-        assert (both.labels[name][~is_match_B] != IGNORE).any()
+    assert torch.equal(both.labels["mlm"][is_match_B], matches.labels["mlm"][is_match_B])
+    assert (matches.labels["mlm"][~is_match_B] == IGNORE).all()
+    assert (both.labels["mlm"][~is_match_B] != IGNORE).any()
+    assert torch.equal(both.labels["mvm"], matches.labels["mvm"]), "what is hidden must not tell matches from mismatches"
+    assert matches.counts["mvm"] == is_match_B.sum() < both.counts["mvm"]
 
 
 def test_without_masked_visual_words(case):

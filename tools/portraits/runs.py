@@ -21,6 +21,10 @@ from diptych.cli import call
 TEXTS = "--data visual_genome:scenes@0.85 --data coco_captions:scenes@0.15"
 WORDED = "--init text=@words --init fusion=@words"
 ROOTED = f"--init image=@cnn {WORDED}"
+SPOKEN = "--init image=@cnn --init text=@words"  # for layers that are not BERT's
+PICTURED = ("de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "ru", "sv", "tr")
+UNPICTURED = ("cy", "eu", "fil", "gu", "sw", "uk")  # of the twelve that never stand beside a picture in the embedded names
+SPEAKING = f"--init image=@cnn --set data.languages=[{','.join((*PICTURED, *UNPICTURED))}]"
 
 
 def _looks(steps: int) -> str:
@@ -44,18 +48,20 @@ TRAININGS = {
     "regions": "regions extract --from @detector --data scenes --split train --split val --split test",
     "uniter": f"pretrain uniter:small {TEXTS} --regions @regions {WORDED} {_looks(800)}",
     "vinvl": f"pretrain vinvl:small {TEXTS} --regions @regions {WORDED} {_looks(400)}",
-    "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {ROOTED} {_looks(300)}",
+    "kd_vlp": f"pretrain kd_vlp:small {TEXTS} --regions @regions {SPOKEN} {_looks(200)}",
     # grids and patches
-    "soho": f"pretrain soho:small {TEXTS} {ROOTED} {_looks(300)}",
-    "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)} --set train.steps=1800",
-    "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)} --set train.steps=1000",
+    "soho": f"pretrain soho:small {TEXTS} {SPOKEN} {_looks(250)}",
+    "e2e_vlp": f"pretrain e2e_vlp:small {TEXTS} {ROOTED} {_looks(400)}",
+    "vilt": f"pretrain vilt:small {TEXTS} --init image=@vit --init fusion=@vit {_looks(200)}",
     # dual encoders
     "align": f"pretrain align:small --data coco_captions:scenes --init image=@cnn {_looks(150)}",
-    "mural": "pretrain mural:small --data wit:names@1 --data translations:names@3",
-    "mural-without-t2t": "pretrain mural:small --data wit:names --set system.t2t=null",
+    "mural": f"pretrain mural:small --data wit:names@1 --data translations:names@1 {SPEAKING}",
+    # in half as large batches, which hold as many pictures
+    "mural-without-t2t": f"pretrain mural:small --data wit:names {SPEAKING} --set system.t2t=null --set train.batch_size=64",
 }
 NOISE = (0, 20, 40, 60)  # percent of the names in training that are spoilt
 SPELT = "--set text.vocab=bytes --set text.max_tokens=64 --set data.image.short=64 --set data.image.long=64"
+SPELT += f" --init image=@cnn --set data.languages=[{','.join(PICTURED)}] --set data.evenly=true"
 TRAININGS |= {f"align-noise-{noise}": f"pretrain align:small --data wit:@names-{noise} {SPELT}" for noise in NOISE}
 SECOND_SEED = ("soho", "e2e_vlp", "kd_vlp", "vinvl", "align", "mural")  # those with a headline measure of their own
 TRAININGS |= {f"{name}-seed1": f"{TRAININGS[name]} --set train.seed=1" for name in SECOND_SEED}

@@ -1,0 +1,65 @@
+"""Data in many languages: only some of them, and each as often as another.
+
+    data.languages=[en,sw]     samples in these alone; a pair of texts is in both of its languages
+    data.evenly=true           languages (or pairs of them) are drawn equally often, however many samples they have
+
+A language becomes a source of its own, so drawing evenly is what data/mixture.py does for any sources: exact, and resumed exactly.
+Samples of readers that know no languages count as English.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from diptych.config import DataConfig, UserError, nearest
+from diptych.contracts import Reader, Sample
+from diptych.data.mixture import Source
+
+
+class Spoken:
+    """The samples of a reader in some of its languages."""
+
+    def __init__(self, reader: Reader, languages: Sequence[str], index: Sequence[int]):
+        self.reader, self.languages, self.index = reader, languages, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.reader[self.index[index]]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.reader.fingerprint} {' '.join(self.languages)}".encode()).hexdigest()
+
+
+def by_language(sources: Sequence[Source], data: DataConfig, training: bool = True) -> list[Source]:
+    """The sources as `data` wants them. In training a source may become several, one for each language."""
+    evenly = data.evenly and training
+    if not sources or not (data.languages or evenly):
+        return list(sources)
+    chosen: list[Source] = []
+    heard: set[str] = set()
+    for source in sources:
+        index: dict[str, list[int]] = {}  # by language, as samples have it
+        for n in range(len(source.reader)):
+            index.setdefault(source.reader[n].language, []).append(n)
+        heard.update(part for language in index for part in language.split("-"))
+        if data.languages:
+            index = {language: own for language, own in index.items() if set(language.split("-")) <= set(data.languages)}
+        if evenly:
+            weight = len(source.reader) if source.weight is None else source.weight
+            chosen += [
+                Source(f"{source.name}, {language}", Spoken(source.reader, [language], own), weight / len(index))
+                for language, own in sorted(index.items())
+            ]
+        elif index:
+            kept = sorted(n for own in index.values() for n in own)
+            chosen.append(Source(source.name, Spoken(source.reader, sorted(index), kept), source.weight))
+    for language in data.languages:
+        if language not in heard:
+            raise UserError(f"data.languages: no sample in '{language}'{nearest(language, sorted(heard))}")
+    if not chosen:
+        raise UserError(f"data.languages: nothing is wholly in {', '.join(data.languages)}")
+    return chosen
