@@ -34,6 +34,7 @@ from PIL import Image
 
 from diptych.atelier.artwork import TRAIN_FAMILIES, Artwork, load
 from diptych.config import UserError
+from diptych.data.noise import boilerplate, cut
 from diptych.draw import Draw
 
 VERSION = 1
@@ -70,17 +71,6 @@ WIT = (
     "context_section_description",
 )
 PAIR = ("concept", "language_a", "text_a", "language_b", "text_b")
-
-# What the web writes beside pictures and that says nothing of them.
-BOILERPLATE = (
-    "IMG_{n:04d}.jpg",
-    "DSC{n:05d}",
-    "image {n}",
-    "Click to enlarge",
-    "Photo: private",
-    "untitled-{n}",
-    "© all rights reserved",
-)
 
 
 class Shown(NamedTuple):
@@ -211,10 +201,9 @@ def _spoil(artwork: Artwork, draw: Draw, rows: list[Row], concepts: list[str], r
         if kind[i] < 1 / 3:
             how, text = "wrong", _wrong(artwork, language, slugs[0], concepts, float(other[i]))
         elif kind[i] < 2 / 3:
-            n = int(other[i] * 1e9) % 10_000
-            how, text = "boilerplate", BOILERPLATE[int(other[i] * len(BOILERPLATE))].format(n=n)
+            how, text = "boilerplate", boilerplate(float(other[i]))
         else:
-            how, text = "truncated", _cut(caption)
+            how, text = "truncated", cut(caption)
         rows[i] = Row(shown, language, text)
         spoilt.append((int(i), how))
     return spoilt
@@ -229,12 +218,6 @@ def _wrong(artwork: Artwork, language: str, slug: str, concepts: list[str], wher
         for other in (*concepts[start:], *concepts[:start])
         if other in names and artwork.concepts[other].twin != twin and names[other] != names[slug]
     )
-
-
-def _cut(name: str) -> str:
-    """The first half of its words or, of one word, of its letters."""
-    words = name.split()
-    return " ".join(words[: len(words) // 2]) if len(words) > 1 else name[: (len(name) + 1) // 2]
 
 
 def _pairs(artwork: Artwork, concepts: Iterable[str]) -> Iterator[tuple[str, ...]]:

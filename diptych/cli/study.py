@@ -24,6 +24,9 @@ class Spend(StrEnum):
 def compare(
     systems: Annotated[str, typer.Option("--systems", metavar="A,B", help="By default all whose past is known.")] = "",
     tasks: Annotated[str, typer.Option("--tasks", metavar="X,Y", help="By default all that the embedded data have.")] = "",
+    claims: Annotated[
+        bool, typer.Option("--claims", help="Test what the papers claim; --systems then takes claims, by name or by system.")
+    ] = False,
     budget: Annotated[Spend, typer.Option("--budget", help="How long everything is trained, and how much is asked.")] = Spend.quick,
     seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Fine-tunings of each cell.")] = 1,
     jobs: Annotated[
@@ -36,9 +39,9 @@ def compare(
     results: Annotated[
         Path, typer.Option("--results", metavar="DIR", help="Where finished cells are kept, and looked for.")
     ] = Path("results"),
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Runs, table.json, table.csv and report.html.")] = Path(
-        "runs/compare"
-    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Runs, the table and the report; runs/compare or runs/claims.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare systems on tasks: from scratch, with a root alone, and pre-trained."""
@@ -47,14 +50,21 @@ def compare(
 
         from diptych.cli import call
         from diptych.study.compare import Options
-        from diptych.study.compare import compare as fill
-        from diptych.study.compare_report import lines
         from diptych.study.pasts import BUDGETS
+
+        if claims:
+            from diptych.study.claims import claims as fill
+            from diptych.study.claims_table import lines
+        else:
+            from diptych.study.compare import compare as fill
+            from diptych.study.compare_report import lines
 
         jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8))
         wanted, asked = ([name for name in text.split(",") if name] for text in (systems, tasks))
         options = Options(wanted, asked, BUDGETS[budget.value], seeds, jobs, resume.value, results)
+        name = "claims" if claims else "table"
+        out = out or Path("runs/claims" if claims else "runs/compare")
         table = fill(options, out, call)
-        say(table, *lines(table), f"table: {out / 'table.json'}, {out / 'table.csv'}", f"report: {out / 'report.html'}")
+        say(table, *lines(table), f"table: {out / name}.json, {out / name}.csv", f"report: {out / 'report.html'}")
     if table["failed"]:
         raise typer.Exit(1)

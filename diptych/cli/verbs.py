@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,7 +170,12 @@ def evaluate(
         Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format; a table if named .csv.")
     ] = None,
     items: Annotated[
-        Path | None, typer.Option("--items", metavar="FILE", help="Every question's score and best answers, as JSON lines.")
+        Path | None,
+        typer.Option(
+            "--items",
+            metavar="FILE",
+            help="Every question's score and best answers, as JSON lines; of objectives, every batch's means.",
+        ),
     ] = None,
     regions: Regions = None,
     settings: Settings = None,
@@ -180,10 +185,9 @@ def evaluate(
     from diptych import find
 
     if name == "objectives":
-        return _objectives(source, data, split, regions, settings, as_json)
+        return _objectives(source, data, split, items, regions, settings, as_json)
     task = find.task_class(name)
     with work(as_json) as say:
-        from diptych import checkpoint
         from diptych.load import load, with_proposer
         from diptych.train import run
 
@@ -203,8 +207,7 @@ def evaluate(
         if predictions:
             put("--predictions", predictions, lambda: _write_predictions(predictions, evaluation.predictions))
         if items:
-            lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in evaluation.items)
-            put("--items", items, lambda: checkpoint.write_file(items, lines.encode()))
+            _write_items(items, evaluation.items)
         say(result, *_scores(result))
 
 
@@ -310,8 +313,19 @@ def convert(
 # ------------------------------------------------------------------------------------------------- what they share
 
 
-def _objectives(source: str, data: str, split: str, regions: Path | None, settings: list[str] | None, as_json: bool) -> None:
-    """The objectives of pre-training on one split. A preset instead of a run: of a system that has learnt nothing."""
+def _objectives(
+    source: str,
+    data: str,
+    split: str,
+    items: Path | None,
+    regions: Path | None,
+    settings: list[str] | None,
+    as_json: bool,
+) -> None:
+    """The objectives of pre-training on one split. A preset instead of a run: of a system that has learnt nothing.
+
+    Settings may change what is asked (system.mlm.mask=0): the weights are then put into a system that is built so.
+    """
     from diptych import find
     from diptych.config import UserError
 
@@ -340,7 +354,16 @@ def _objectives(source: str, data: str, split: str, regions: Path | None, settin
         _regions_suit(kind, model.about["system"], regions, specs, pretraining=True)
         sources = by_language(_seen(find.readers(specs, split, kind.purpose), regions), recipe.data, training=False)
         about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions)}
-        result = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
+        system = model.system
+        if recipe.system != model.recipe.system:
+            system = run.build_system(recipe, kind, model.tokenizer).to(next(model.system.parameters()).device)
+            try:
+                system.load_state_dict(model.system.state_dict())
+            except RuntimeError:
+                raise UserError("--set system: that is a system of other parts than the weights are of") from None
+        result, measured = run.measure(system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
+        if items:
+            _write_items(items, measured.items())
         say(result, *_scores(result))
 
 
@@ -379,6 +402,13 @@ def _runs(init: list[str] | None) -> dict[str, Path]:
             raise UserError(f"--init {part}={text}: {text} is no run directory")
         runs[part] = run
     return runs
+
+
+def _write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    from diptych import checkpoint
+
+    lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    put("--items", path, lambda: checkpoint.write_file(path, lines.encode()))
 
 
 def _write_predictions(path: Path, predictions: list[Any]) -> None:

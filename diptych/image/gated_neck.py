@@ -4,7 +4,8 @@
                       softmax(norm(Linear_2([word, cell]))) -> their weighted sum -> [mask] -> + sine place -> LayerNorm
     cell ------------/
 
-Without the gate the two are added. What is masked is put between the two halves (objectives/mvm.py), so a hidden cell still says
+Without the gate the two are added; without a dictionary (SOHO's own comparison) cells come as they are, and only their places are
+added. What is masked is put between the two halves (objectives/mvm.py), so a hidden cell still says
 where it lies.
 """
 
@@ -25,17 +26,19 @@ class GatedNeck(nn.Module):
         gated: bool = True
         eps: PositiveFloat = 1e-5
 
-        def build(self, width: int) -> GatedNeck:
-            return GatedNeck(self, width)
+        def build(self, width: int, has_words: bool = True) -> GatedNeck:
+            return GatedNeck(self, width, has_words)
 
-    def __init__(self, config: Config, width: int):
+    def __init__(self, config: Config, width: int, has_words: bool = True):
         super().__init__()
-        self.align = nn.Linear(width, width)
-        self.gate = nn.Linear(2 * width, 2, bias=False) if config.gated else None  # rows: word, cell
-        self.gate_norm = BatchNorm(2) if config.gated else None
+        is_gated = config.gated and has_words
+        self.align = nn.Linear(width, width) if has_words else None
+        self.gate = nn.Linear(2 * width, 2, bias=False) if is_gated else None  # rows: word, cell
+        self.gate_norm = BatchNorm(2) if is_gated else None
         self.norm = nn.LayerNorm(width, config.eps)
 
     def forward(self, cells: Visual, word_IVD: Tensor) -> Visual:
+        assert self.align is not None
         word_IVD, cell_IVD = self.align(word_IVD), cells.token_IVD
         if self.gate is None or self.gate_norm is None:
             return cells._replace(token_IVD=word_IVD + cell_IVD)

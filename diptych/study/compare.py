@@ -20,8 +20,9 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,6 +60,7 @@ class Cell:
     splits: tuple[str, ...]
     asked: int | None  # questions of each split
     data: str
+    detector: Stage | None = None  # whose share counts where the cost of a question is measured
 
     @property
     def place(self) -> tuple[str, str, str, int]:
@@ -81,6 +83,10 @@ class Cell:
             words += ("--set", f"data.limit={limit}", "--items", str(items))
             commands[split] = Command(f"scoring {self.system} on {self.task}", words, items)
         return commands
+
+    def items(self, command: Command) -> list[dict[str, Any]]:
+        """Every question's score, of one of the commands of `judged`."""
+        return [json.loads(line) for line in command.makes.read_text(encoding="utf-8").splitlines()]
 
 
 def _suited(task: str, system: str) -> tuple[str, ...]:
@@ -111,51 +117,48 @@ def field_of(task: str) -> Field | None:
     return None
 
 
-class Plan:
-    """All cells, and the commands that they and their pasts are made by."""
+class Commands:
+    """Cells, and the commands that they and what comes before them are made by; each study's own class fills it in."""
 
-    def __init__(self, systems: Sequence[str], tasks: Sequence[str], budget: Budget, seeds: int, out: Path):
-        self.systems, self.tasks, self.budget, self.seeds, self.out = systems, tasks, budget, seeds, out
+    def __init__(self, budget: Budget, seeds: int, out: Path):
+        self.budget, self.seeds, self.out = budget, seeds, out
         self.pasts = Pasts(budget, out)
-        self.chains = {system: self.pasts.of(system) for system in systems}
-        found = {task: field_of(task) for task in tasks}
-        self.fields = {task: field for task, field in found.items() if field}
         self.stages: dict[Path, Stage] = {}  # by what they make
-        self.unfit: dict[tuple[str, str], str] = {}  # which tasks a system cannot do, and why
         self.cells: dict[tuple[str, str, str, int], Cell] = {}
         self._runs: dict[str, Path] = {}  # by the key of the first cell that has them
-        for system in systems:
-            for stage in self.chains[system].stages:
-                self.stages.setdefault(stage.command.makes, stage)
-            for task in self.fields:
-                try:
-                    find.suits(task, system)
-                except UserError as error:
-                    self.unfit[system, task] = str(error)
-                    continue
-                self._add(system, self.fields[task])
-        self._folders = {str(stage.command.makes.parent): stage.command for stage in self.stages.values()}
-        self._folders |= {str(run.makes.parent): run for cell in self.cells.values() for run in cell.tunings.values()}
 
-    def _add(self, system: str, field: Field) -> None:
-        store = self._store(field) if find.system_class(system).reads_regions else None
-        if store:
-            self.stages.setdefault(store.command.makes, store)
-        cells = [self.cell(system, field, arm, seed, store) for seed in range(self.seeds) for arm in ARMS]
-        cells += [self.cell(system, field, f"without_{withheld}", 0, store) for withheld in field.withheld]
+    def add(self, stages: Iterable[Stage | None], cells: Iterable[Cell] = ()) -> None:
+        for stage in stages:
+            if stage:
+                self.stages.setdefault(stage.command.makes, stage)
         self.cells |= {cell.place: cell for cell in cells}
 
-    def _store(self, field: Field) -> Stage:
+    def store(self, field: Field) -> Stage:
         """Regions of the pictures that a task asks about."""
         limits = (self.budget.labels, self.budget.asked_of(field.task))
         limit = None if None in limits else max(limit for limit in limits if limit)
         purpose, splits = find.task_class(field.task).purpose, ("train", "val", *field.splits)
         return self.pasts.store((field.data,), purpose, splits, field.task, limit)
 
-    def cell(self, system: str, field: Field, arm: str, seed: int, store: Stage | None) -> Cell:
-        chain, budget, task = self.chains[system], self.budget, field.task
-        withheld = arm.removeprefix("without_") if arm.startswith("without_") else ""
-        is_born = bool(withheld) or arm == "pretrained"
+    def tuned(
+        self,
+        chain: Chain,
+        field: Field,
+        arm: str,
+        seed: int,
+        *,
+        start: str = "pretrained",
+        withheld: str = "",
+        labels: int | None = None,
+        more: Sequence[str] = (),
+    ) -> Cell:
+        """A cell, fine-tuned at the rates of GRID from one of ARMS: where a chain ends, where its root does, from nothing.
+
+        `more`: settings of the fine-tuning.
+        """
+        budget, system, task, is_born = self.budget, chain.system, field.task, start == "pretrained"
+        store = self.store(field) if find.system_class(system).reads_regions else None
+        self.add([store])
         before = chain.pretraining.recipe if is_born else _unborn(chain)
         assert before is not None
         recipe = find.finetuning(task, system, before.model_copy(update={"task": None}))
@@ -166,7 +169,8 @@ class Plan:
             *chain.past.settings,
             *([f"task.withhold={withheld}"] if withheld else []),
             *_suited(task, system),
-            f"data.limit={budget.labels or 'null'}",
+            *more,
+            f"data.limit={labels or 'null'}",
             f"train.steps={steps}",
             f"train.seed={seed}",
             f"train.log_every={max(steps // 30, 1)}",
@@ -175,7 +179,7 @@ class Plan:
             f"train.score_on={asked or 'null'}",
         ]
         words = ["finetune", task, "--from", str(chain.pretraining.command.run) if is_born else chain.spec, "--data", field.data]
-        words += chain.start if arm == "root_only" else ()
+        words += chain.start if start == "root_only" else ()
         words += ("--regions", str(store.command.makes.parent)) if store else ()
         words += [word for setting in settings for word in ("--set", setting)]
         resolved = config.resolve(recipe, *map(config.from_setting, settings))
@@ -184,14 +188,21 @@ class Plan:
         key = self.pasts.key(words, resolved, GRID, shas, asked)
         splits = field.splits[:1] if withheld else field.splits
         # a key is of all that decides: where two arms have the same, they have the same runs
-        folder = self._runs.setdefault(key, self.out / "cells" / system / task / f"{arm}-s{seed}-{key}")
+        name = f"{f'without_{withheld}' if withheld else start}-s{seed}-{key}"
+        folder = self._runs.setdefault(key, self.out / "cells" / system / task / name)
         tunings = {}
         for factor in GRID:
             rate = float(f"{recipe.train.lr * factor:.4g}")
             run = folder / f"{rate:g}"
             command = (*words, "--set", f"train.lr={rate:g}", "--out", str(run))
             tunings[rate] = Command(f"fine-tuning {system} on {task}", command, run / "result.json", steps)
-        return Cell(system, task, arm, seed, key, tunings, splits, asked, field.data)
+        return Cell(system, task, arm, seed, key, tunings, splits, asked, field.data, chain.detector)
+
+    @cached_property
+    def _folders(self) -> dict[str, Command]:
+        """Who makes a folder; asked for when the plan is whole."""
+        folders = {str(stage.command.makes.parent): stage.command for stage in self.stages.values()}
+        return folders | {str(run.makes.parent): run for cell in self.cells.values() for run in cell.tunings.values()}
 
     def needs(self, command: Command) -> list[Command]:
         """The commands that make the folders which its words name."""
@@ -211,6 +222,32 @@ class Plan:
         return [self.stages[step.makes] for step in self.line(next(iter(cell.tunings.values()))) if step.makes in self.stages]
 
 
+class Plan(Commands):
+    """The bake-off's."""
+
+    def __init__(self, systems: Sequence[str], tasks: Sequence[str], budget: Budget, seeds: int, out: Path):
+        super().__init__(budget, seeds, out)
+        self.systems, self.tasks = systems, tasks
+        self.chains = {system: self.pasts.of(system) for system in systems}
+        found = {task: field_of(task) for task in tasks}
+        self.fields = {task: field for task, field in found.items() if field}
+        self.unfit: dict[tuple[str, str], str] = {}  # which tasks a system cannot do, and why
+        for system in systems:
+            self.add(self.chains[system].stages)
+            for task in self.fields:
+                try:
+                    find.suits(task, system)
+                except UserError as error:
+                    self.unfit[system, task] = str(error)
+                    continue
+                self._add(system, self.fields[task])
+
+    def _add(self, system: str, field: Field) -> None:
+        chain, labels = self.chains[system], self.budget.labels
+        self.add((), [self.tuned(chain, field, arm, n, start=arm, labels=labels) for n in range(self.seeds) for arm in ARMS])
+        self.add((), [self.tuned(chain, field, f"without_{w}", 0, withheld=w, labels=labels) for w in field.withheld])
+
+
 def _unborn(chain: Chain) -> config.Recipe:
     return config.resolve(find.system(chain.spec).recipe, *map(config.from_setting, chain.past.settings))
 
@@ -221,7 +258,7 @@ def _unborn(chain: Chain) -> config.Recipe:
 class Work:
     """What is still to be done; which cells are finished, kept, or lost."""
 
-    def __init__(self, plan: Plan, results: Results):
+    def __init__(self, plan: Commands, results: Results):
         self.plan, self.results = plan, results
         self.records: dict[tuple[str, str, str, int], dict[str, Any]] = {}
         self.lost: dict[tuple[str, str, str, int], str] = {}  # cell -> what was said
@@ -245,6 +282,8 @@ class Work:
         tunings = self.plan.cells[first].tunings
         if not all(command.makes.exists() for command in tunings.values()):
             return None
+        if len(tunings) == 1:
+            return next(iter(tunings))
         on_val = {rate: value_on_val(command) for rate, command in tunings.items()}
         return max(on_val, key=lambda rate: on_val[rate])  # of equals the smallest
 
@@ -294,8 +333,9 @@ class Work:
     def record(self, cell: Cell, rate: float) -> dict[str, Any]:
         """What is kept of a finished cell."""
         command, judged = cell.tunings[rate], cell.judged(rate)
-        tuning, items = result_of(command), {split: items_of(other) for split, other in judged.items()}
-        tried = {f"{r:g}": value_on_val(other) for r, other in cell.tunings.items() if other.makes.exists()}
+        tuning, items = result_of(command), {split: cell.items(other) for split, other in judged.items()}
+        tunings = cell.tunings if len(cell.tunings) > 1 else {}  # where nothing is searched nothing was chosen
+        tried = {f"{r:g}": value_on_val(other) for r, other in tunings.items() if other.makes.exists()}
         about = {name: tuning[name] for name in ("task", "system", "preset", "seed", "config_sha256", "version")}
         return {
             **about,
@@ -356,10 +396,6 @@ class Work:
             for command in (*(cell.tunings.values() if searches else [cell.tunings[rate]]), *cell.judged(rate).values()):
                 found |= {step.makes: step for step in self.plan.line(command)}
         return list(found.values())
-
-
-def items_of(command: Command) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in command.makes.read_text(encoding="utf-8").splitlines()]
 
 
 def result_of(command: Command) -> dict[str, Any]:

@@ -124,25 +124,26 @@ def csv_of(table: Mapping[str, Any]) -> str:
 
 def costs(plan: Plan, work: Work) -> list[dict[str, Any]]:
     """Of each system and task, measured where the fine-tuned run is there, and kept beside the cell."""
-    measured = []
-    for cell in plan.cells.values():
-        if cell.arm != "pretrained" or cell.seed or cell.place not in work.records:
-            continue
-        kept = work.results.get(cell.system, cell.task, "cost", cell.key)
-        run = cell.tunings[work.records[cell.place]["rate"]].makes.parent
-        if kept is None and (run / "model.safetensors").exists():
-            kept = cost_of(plan, cell, run)
-            work.results.put(cell.system, cell.task, "cost", cell.key, kept)
-        if kept is not None:
-            measured.append({"system": cell.system, "task": cell.task, **kept})
-    return measured
+    cells = (cell for cell in plan.cells.values() if cell.arm == "pretrained" and not cell.seed)
+    return [{"system": cell.system, "task": cell.task, **cost} for cell in cells if (cost := cost_kept(work, cell))]
 
 
-def cost_of(plan: Plan, cell: Cell, run: Path) -> dict[str, Any]:
+def cost_kept(work: Work, cell: Cell) -> dict[str, Any] | None:
+    """Of one question to a finished cell; None where it is not kept and the run is not there."""
+    if cell.place not in work.records:
+        return None
+    kept = work.results.get(cell.system, cell.task, "cost", cell.key)
+    run = cell.tunings[work.records[cell.place]["rate"]].makes.parent
+    if kept is None and (run / "model.safetensors").exists():
+        kept = cost_of(cell, run)
+        work.results.put(cell.system, cell.task, "cost", cell.key, kept)
+    return kept
+
+
+def cost_of(cell: Cell, run: Path) -> dict[str, Any]:
     """Parameters, and one question from the picture's file to the answer, a detector's share included: FLOPs, milliseconds."""
     model = load(run, "cpu")
-    store = plan.chains[cell.system].detector
-    detector = load(store.command.makes.parent, "cpu") if store and model.system.reads_regions else None
+    detector = load(cell.detector.command.makes.parent, "cpu") if cell.detector and model.system.reads_regions else None
     for loaded in (model, detector):
         if loaded is not None:
             loaded.module.requires_grad_(False)  # who counts FLOPs hangs hooks on what has a gradient
@@ -162,6 +163,7 @@ def cost_of(plan: Plan, cell: Cell, run: Path) -> dict[str, Any]:
         "detector_parameters": sum(p.numel() for p in detector.module.parameters()) if detector else 0,
         "flops": counter.get_total_flops(),
         "milliseconds": round(1000 * statistics.median(seconds[WARM:] or seconds), 2),
+        "each": [round(1000 * one, 3) for one in seconds[WARM:] or seconds],
         "machine": machine(),
     }
 

@@ -43,6 +43,7 @@ class Past:
     bert: tuple[str, ...] = ()  # what pre-training takes from BERT, at the preset that has its sizes
     data: tuple[str, ...] = TEXTS
     settings: tuple[str, ...] = ()  # of its every command
+    pretraining: tuple[str, ...] = ()  # settings of its pre-training alone
 
 
 PASTS: Mapping[str, Past] = {
@@ -163,10 +164,11 @@ class Pasts:
         self.budget, self.out = budget, out
         self._sha256: dict[tuple[str, str, Any], str] = {}
 
-    def of(self, system: str) -> Chain:
-        if system not in PASTS:
+    def of(self, system: str, past: Past | None = None) -> Chain:
+        """By the past of its line above, or by another one."""
+        if past is None and system not in PASTS:
             raise UserError(f"{system}: its past is not known{nearest(system, PASTS)}")
-        past, spec = PASTS[system], f"{system}:{self.budget.preset}"
+        past, spec = past or PASTS[system], f"{system}:{self.budget.preset}"
         root = self.train(past.root, ("--data", "scenes"), sees=SEES[past.root]) if past.root else None
         detector = self.detector if past.detector else None
         store = self.store(SCENES, "pretrain", ("train",)) if past.detector else None
@@ -179,7 +181,8 @@ class Pasts:
             begun = tuple(word for part in past.bert for word in ("--init", f"{part}={words.command.run}"))
             start = (*(("--init", f"image={root.command.run}") if root else ()), *begun)
         regions = ("--regions", str(store.command.makes.parent)) if store else ()
-        pretraining = self.train(system, (*texts, *start, *regions), past.settings, "short texts about pictures")
+        settings = (*past.settings, *past.pretraining)
+        pretraining = self.train(system, (*texts, *start, *regions), settings, "short texts about pictures")
         return Chain(system, spec, past, root, detector, store, words, pretraining)
 
     @cached_property
@@ -223,13 +226,24 @@ class Pasts:
 
     def key(self, words: Sequence[str], recipe: Recipe | None, *more: Any) -> str:
         """Ten letters for what decides a command, wherever it is carried out and however closely it is watched."""
-        decides = recipe and recipe.model_dump(mode="json", exclude={"train": WATCHING})
-        return digest({"words": [self._relative(word) for word in words], "recipe": decides, "more": more})
+        return digest({"words": [self._relative(word) for word in words], "recipe": recipe and _decides(recipe), "more": more})
 
     def _relative(self, word: str) -> str:
         """A word as it would be, were this folder elsewhere."""
         option, equals, path = word.rpartition("=")
         return f"{option}{equals}{path.removeprefix(f'{self.out}/')}"
+
+
+# keys that came after results had been kept, at the value that means what was there before: they change no hash
+LATER = {("data", "noise"): 0.0, ("system", "masking"): "conditional"}
+
+
+def _decides(recipe: Recipe) -> dict[str, Any]:
+    values = recipe.model_dump(mode="json", exclude={"train": WATCHING})
+    for (part, key), as_before in LATER.items():
+        if values[part].get(key) == as_before:
+            del values[part][key]
+    return values
 
 
 def digest(value: Any) -> str:

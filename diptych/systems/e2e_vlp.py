@@ -70,13 +70,14 @@ class E2EVLP(System):
         decoder: Decoder.Config = Decoder.Config(layers=6, norm="post", eps=1e-5)
         mlm: MLM.Config = MLM.Config(unit="token", tied=True)
         itm: ITM.Config = ITM.Config()
-        detection: SetPrediction.Config = SetPrediction.Config()
-        captioning: Captioning.Config = Captioning.Config()
+        detection: SetPrediction.Config | None = SetPrediction.Config()  # None switches a role of the decoder off
+        captioning: Captioning.Config | None = Captioning.Config()
         image_optimizer: ImageOptimizer = ImageOptimizer()
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
-        return config.model_copy(update={"detection": SetPrediction.prepare(config.detection, readers)})
+        detection = config.detection and SetPrediction.prepare(config.detection, readers)
+        return config.model_copy(update={"detection": detection})
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()
@@ -86,24 +87,23 @@ class E2EVLP(System):
         self.image_norm = nn.LayerNorm(width)
         self.text = config.text.build(width, tokenizer.vocab_size)
         self.fusion = config.fusion.build(width)
-        self.queries = nn.Embedding(config.detection.queries, width)
-        self.decoder = config.decoder.build(width)
+        self.queries = nn.Embedding(config.detection.queries, width) if config.detection else None
+        self.decoder = config.decoder.build(width) if config.detection or config.captioning else None
         self.mlm = config.mlm.build(width, tokenizer)
         self.itm = config.itm.build(width)
-        self.detection = config.detection.build(width)
-        self.captioning = config.captioning.build(width, tokenizer)
+        self.detection = config.detection.build(width) if config.detection else None
+        self.captioning = config.captioning.build(width, tokenizer) if config.captioning else None
 
     # --------------------------------------------------------------------------------------------- in the loader
 
     def label(self, batch: Batch) -> Batch:
-        return self.detection.label(batch)
+        return self.detection.label(batch) if self.detection else batch
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        if not self.config.detection.names:
+        if self.config.detection and not self.config.detection.names:
             raise UserError("e2e_vlp learns from boxes with names, and these data have none; add some that do: --data scenes")
-        for objective in (self.captioning, self.itm, self.mlm):
-            batch = objective.corrupt(batch, draw)
-        return batch
+        batch = self.captioning.corrupt(batch, draw) if self.captioning else batch  # first: it reads the true text
+        return self.mlm.corrupt(self.itm.corrupt(batch, draw), draw)
 
     # --------------------------------------------------------------------------------------------------- the model
 
@@ -129,7 +129,9 @@ class E2EVLP(System):
 
     def look_for_things(self, source: Source) -> list[Tensor]:
         """[I, Q, D] the answers to the queries, layer by layer."""
-        pictures, queries = len(source.mask_SV), self.config.detection.queries
+        self._finds()
+        assert self.queries is not None and self.decoder is not None
+        pictures, queries = len(source.mask_SV), self.queries.num_embeddings
         query_IQD = self.queries.weight.to(source.value_SVD.dtype).expand(pictures, -1, -1)
         is_real_IQ = torch.ones(pictures, queries, dtype=torch.bool, device=query_IQD.device)
         each_I = torch.arange(pictures, device=query_IQD.device)
@@ -137,6 +139,8 @@ class E2EVLP(System):
 
     def read_on(self, text_BT: Tensor, mask_BT: Tensor, source: Source, source_of_B: Tensor) -> Tensor:
         """[B, T, D] of texts of which every token has seen the picture and the tokens before it."""
+        self._writes()
+        assert self.decoder is not None
         text_BTD = self.text(text_BT, torch.zeros_like(text_BT))
         return self.decoder(text_BTD, mask_BT, source, source_of_B, is_causal=True)[-1]
 
@@ -146,25 +150,33 @@ class E2EVLP(System):
         """Two passes through the encoder: texts with gaps beside cells, and cells alone for both roles of the decoder."""
         visual = self.see(batch)
         fused = self.fuse(batch, visual, read_BT=batch.labels["mlm"] != IGNORE)
-        source = self.source(visual)
-        return {
-            "mlm": self.mlm(fused, batch, self.text.word.weight),
-            "itm": self.itm(fused, batch),
-            **self.finding(batch, source),
-            "captioning": self.writing(batch, source),
-        }
+        losses = {"mlm": self.mlm(fused, batch, self.text.word.weight), "itm": self.itm(fused, batch)}
+        source = self.source(visual) if self.decoder else None
+        losses |= self.finding(batch, source) if self.detection else {}
+        return losses | ({"captioning": self.writing(batch, source)} if self.captioning else {})
 
     def finding(self, batch: Batch, source: Source | None = None) -> dict[str, LossTerm]:
         """The losses of boxes, classes and attributes; alone, for fine-tuning (tasks/detection.py)."""
         source = source or self.source(self.see(batch))
-        return self.detection(self.look_for_things(source), batch)
+        return self._finds()(self.look_for_things(source), batch)
 
     def writing(self, batch: Batch, source: Source | None = None) -> LossTerm:
         """The loss of captions; alone, for fine-tuning (tasks/caption.py)."""
         assert batch.image_of_BN is not None
         source = source or self.source(self.see(batch))
-        state_BTD = self.read_on(*self.captioning.prefix(batch), source, batch.image_of_BN[:, 0].clamp(min=0))
-        return self.captioning(state_BTD, batch, self.text.word.weight)
+        captioning = self._writes()
+        state_BTD = self.read_on(*captioning.prefix(batch), source, batch.image_of_BN[:, 0].clamp(min=0))
+        return captioning(state_BTD, batch, self.text.word.weight)
+
+    def _finds(self) -> SetPrediction:
+        if self.detection is None:
+            raise UserError("this E2E-VLP was built without detection, so it finds nothing; set system.detection")
+        return self.detection
+
+    def _writes(self) -> Captioning:
+        if self.captioning is None:
+            raise UserError("this E2E-VLP was built without captioning, so it writes nothing; set system.captioning")
+        return self.captioning
 
     # ----------------------------------------------------------------------------------------- what it can be asked
 
@@ -176,26 +188,27 @@ class E2EVLP(System):
 
     @property
     def region_classes(self) -> tuple[str, ...]:
-        return ("background", *self.config.detection.names)
+        return ("background", *self._finds().config.names)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> Regions:
         """Every query's box with its classes, the surest first; most are of the background, and nothing is suppressed."""
         state_IQD = self.look_for_things(self.source(self.see(batch)))[-1]
-        chance_IQK = self.detection.classes(state_IQD).float().softmax(-1).roll(1, -1)  # "nothing" is last there
+        finds = self._finds()
+        chance_IQK = finds.classes(state_IQD).float().softmax(-1).roll(1, -1)  # "nothing" is last there
         order_IQ = chance_IQK[..., 1:].amax(-1).argsort(dim=1, descending=True, stable=True)
-        box_IQ4 = to_xyxy(self.detection.boxes(state_IQD)).clamp(0, 1)
+        box_IQ4 = to_xyxy(finds.boxes(state_IQD)).clamp(0, 1)
         box_IQ4, state_IQD, chance_IQK = (part.take_along_dim(order_IQ[..., None], 1) for part in (box_IQ4, state_IQD, chance_IQK))
         return Regions(box_IQ4, torch.ones_like(order_IQ, dtype=torch.bool), state_IQD, chance_IQK)
 
     @torch.no_grad()
     def decode(self, batch: Batch, most: int, beam: int = 1) -> list[list[int]]:
         """The caption of each distinct picture: at most so many tokens, without [CLS] and [SEP]."""
-        source, word_KD = self.source(self.see(batch)), self.text.word.weight
+        writes, source, word_KD = self._writes(), self.source(self.see(batch)), self.text.word.weight
 
         def next_logits(row_P: Tensor, prefix_PT: Tensor) -> Tensor:
             state_PTD = self.read_on(prefix_PT, torch.ones_like(prefix_PT, dtype=torch.bool), source, row_P)
-            return self.captioning.head(state_PTD[:, -1], word_KD)
+            return writes.head(state_PTD[:, -1], word_KD)
 
         most = min(most, self.text.position.num_embeddings - 1)
         return write(next_logits, len(source.mask_SV), self._cls_id, self._sep_id, most, beam, device=source.mask_SV.device)

@@ -34,7 +34,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from diptych import config
@@ -73,7 +73,7 @@ class SOHO(System):
         kind: Literal["soho"] = "soho"
         width: PositiveInt = 768
         image: ResNet.Config | GridCNN.Config = Field(default=resnet(101), discriminator="kind")
-        dictionary: VisualDictionary.Config = VisualDictionary.Config()
+        dictionary: VisualDictionary.Config | None = VisualDictionary.Config()  # None: cells go into the stream as they are
         neck: GatedNeck.Config = GatedNeck.Config()
         text: TextEmbedding.Config = TextEmbedding.Config(positions=512)
         fusion: SingleStream.Config | DualStream.Config = Field(
@@ -85,12 +85,18 @@ class SOHO(System):
         mask_on_negatives: bool = True  # ask hidden words and cells of mismatched pairs too
         image_optimizer: ImageOptimizer = ImageOptimizer()
 
+        @model_validator(mode="after")
+        def _words(self) -> SOHO.Config:
+            if self.mvm and not self.dictionary:
+                raise ValueError("mvm asks for words of the dictionary: keep both, or set mvm=null too")
+            return self
+
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()
         self.config = config
         self.image = config.image.build(config.width)
-        self.dictionary = config.dictionary.build(config.width)
-        self.neck = config.neck.build(config.width)
+        self.dictionary = config.dictionary.build(config.width) if config.dictionary else None
+        self.neck = config.neck.build(config.width, has_words=self.dictionary is not None)
         self.text = config.text.build(config.width, tokenizer.vocab_size)
         self.fusion = config.fusion.build(config.width)
         self.mlm = config.mlm.build(config.width, tokenizer)
@@ -104,13 +110,14 @@ class SOHO(System):
 
     def spell(self, batch: Batch) -> tuple[Visual, Tensor]:
         """Each distinct picture once: cells mixed with the words they are nearest to, and which words [I, V]."""
-        assert batch.images is not None
+        assert batch.images is not None and self.dictionary is not None
         cells = self.image(batch.images)
         spelled = self.dictionary(cells.token_IVD, cells.mask_IV)
         return self.neck(cells, spelled.word_IVD), spelled.index_IV
 
     def see(self, batch: Batch) -> Visual:
-        return self.neck.placed(self.spell(batch)[0])
+        assert batch.images is not None
+        return self.neck.placed(self.image(batch.images) if self.dictionary is None else self.spell(batch)[0])
 
     def fuse(
         self, batch: Batch, visual: Visual | None = None, read_BT: Tensor | None = None, read_BV: Tensor | None = None
@@ -123,7 +130,7 @@ class SOHO(System):
         """One pass over words and cells, both with gaps; captions of one picture may hide different cells of it."""
         if self.mvm is None:
             return self.of_texts(self.fuse(batch, read_BT=batch.labels["mlm"] != IGNORE), batch)
-        assert batch.image_of_BN is not None
+        assert batch.image_of_BN is not None and self.dictionary is not None
         mixed, index_IV = self.spell(batch)
         row = of_rows(mixed, batch.image_of_BN)
         index_BV = index_IV[batch.image_of_BN.clamp(min=0)].flatten(1)
@@ -153,11 +160,13 @@ class SOHO(System):
         return [ParamGroup(cnn, "cnn", settings.lr_factor, settings.weight_decay, settings.optimizer), *rest]
 
     def after_step(self) -> None:
-        self.dictionary.commit()
+        if self.dictionary:
+            self.dictionary.commit()
         batch_norm.commit(self)
 
     def discard_step(self) -> None:
-        self.dictionary.discard()
+        if self.dictionary:
+            self.dictionary.discard()
         batch_norm.discard(self)
 
 

@@ -6,6 +6,7 @@
       with their 7-number boxes                                                   -> match; words near regions      (itm, wpa)
 
 Conditional masking: a step hides words or regions, never both, so that what is hidden can be told from the whole of the other side.
+With `masking=joint`, what the paper compares that with, the other side is hidden too, at its own rate, and not asked for.
 One objective is drawn for each step, the same on all ranks, in the published in-domain proportions (`mix`: itm 2, mlm 2, mrfr 1,
 mrc_kl 1). Regions come from a store (`diptych regions extract`, then `--regions STORE`): no pixel is read.
 
@@ -22,6 +23,7 @@ mrc_kl 1). Regions come from a store (`diptych regions extract`, then `--regions
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -35,6 +37,7 @@ from diptych.draw import Draw
 from diptych.fusion.dual_stream import DualStream
 from diptych.fusion.single_stream import SingleStream
 from diptych.image.regions import MISSING, RegionTokens, of_detector, of_rows
+from diptych.objectives.hidden_regions import hide
 from diptych.objectives.itm import ITM
 from diptych.objectives.mlm import MLM
 from diptych.objectives.mrc import MRC
@@ -73,12 +76,19 @@ class UNITER(System):
         text: TextEmbedding.Config = TextEmbedding.Config()
         fusion: SingleStream.Config | DualStream.Config = Field(default=SingleStream.Config(norm="post"), discriminator="kind")
         mix: Mix = Mix()
+        masking: Literal["conditional", "joint"] = "conditional"
         mlm: MLM.Config = MLM.Config(unit="token", tied=True)
         itm: ITM.Config = ITM.Config()
         wpa: WPA.Config | None = WPA.Config(special_tokens=True, whole_image=True)
         mrfr: MRFR.Config = MRFR.Config()
         mrc: MRC.Config = MRC.Config()
         mrc_kl: MRCKL.Config = MRCKL.Config()
+
+        @model_validator(mode="after")
+        def _hides_words(self) -> UNITER.Config:
+            if self.masking == "joint" and not self.mix.mlm:
+                raise ValueError("masking=joint hides words as mlm does: mix.mlm must be more than 0")
+            return self
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
@@ -117,7 +127,15 @@ class UNITER(System):
         if name in OF_REGIONS and (batch.regions is None or batch.regions.feature_IRD is None):
             raise UserError(MISSING)
         batch = getattr(self, name).corrupt(batch, draw)
+        batch = self.hide_other_side(batch, name, draw) if self.config.masking == "joint" and name != "itm" else batch
         return self.wpa.corrupt(batch, draw) if name == "itm" and self.wpa else batch
+
+    def hide_other_side(self, batch: Batch, name: str, draw: Draw) -> Batch:
+        """Where words are asked for, regions (`labels["hidden"]`, at mrfr's rate), and the other way round; none is asked for."""
+        if name == "mlm":
+            return replace(hide("hidden", self.config.mrfr.rate, batch, draw), counts=batch.counts)
+        assert self.mlm is not None
+        return replace(self.mlm.corrupt(batch, draw), labels=batch.labels, counts=batch.counts)
 
     def see(self, batch: Batch) -> Visual:
         return self.image(batch.regions)
@@ -129,14 +147,19 @@ class UNITER(System):
         text_BTD = self.text(batch.text_BT, batch.segment_BT)
         return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT, read_BV)
 
-    def fuse_hiding(self, batch: Batch, is_hidden_BR: Tensor) -> Fused:
-        """Each row beside a copy of its picture, for each hides regions of its own; embedding them again costs next to nothing."""
+    def fuse_hiding(self, batch: Batch, is_hidden_BR: Tensor, read_BT: Tensor | None = None) -> Fused:
+        """Each row beside a copy of its picture, for each hides regions of its own; embedding them again costs next to nothing.
+
+        Read are the hidden regions, or else the words of `read_BT`.
+        """
         assert batch.regions is not None and batch.image_of_BN is not None
         visual = self.image(of_rows(batch.regions, batch.image_of_BN), is_hidden_BR)
         own_B1 = torch.arange(len(batch), device=is_hidden_BR.device)[:, None]
-        text_BTD, none_BT = self.text(batch.text_BT, batch.segment_BT), torch.zeros_like(batch.text_mask_BT)
+        text_BTD = self.text(batch.text_BT, batch.segment_BT)
         picture_B1 = own_B1.where(batch.image_of_BN >= 0, -1)
-        return self.fusion(text_BTD, batch.text_mask_BT, visual, picture_B1, read_BT=none_BT, read_BV=is_hidden_BR)
+        none_BT = torch.zeros_like(batch.text_mask_BT)
+        read_BT, read_BV = (none_BT, is_hidden_BR) if read_BT is None else (read_BT, None)
+        return self.fusion(text_BTD, batch.text_mask_BT, visual, picture_B1, read_BT, read_BV)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """The one objective that `corrupt` drew."""
@@ -147,7 +170,11 @@ class UNITER(System):
                 return {name: getattr(self, name)(fused, batch, *decoder)}
         if "mlm" in batch.counts:
             assert self.mlm is not None
-            fused = self.fuse(batch, read_BT=batch.labels["mlm"] != IGNORE)
+            is_asked_BT = batch.labels["mlm"] != IGNORE
+            if "hidden" in batch.labels:
+                fused = self.fuse_hiding(batch, batch.labels["hidden"] != IGNORE, is_asked_BT)
+            else:
+                fused = self.fuse(batch, read_BT=is_asked_BT)
             return {"mlm": self.mlm(fused, batch, self.text.word.weight)}
         assert self.itm is not None
         fused = self.fuse(batch) if self.wpa else self.fuse(batch, read_BT=torch.zeros_like(batch.text_mask_BT))

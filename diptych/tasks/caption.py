@@ -30,7 +30,7 @@ class Asks(Protocol):
 class Writes(Protocol):
     """A system that writes a text of a picture, and how it learns to."""
 
-    captioning: Asks
+    captioning: Asks | None  # None: it was built without
 
     def decode(self, batch: Batch, most: int, beam: int = 1) -> list[list[int]]:
         """Tokens of one text for each distinct picture."""
@@ -56,11 +56,14 @@ class CaptionTask(Task):
         super().__init__()
         if not isinstance(system, Writes):
             raise UserError(f"{type(system).__name__} writes no texts; `diptych list systems` shows which do: decode")
+        if system.captioning is None:
+            raise UserError(f"this {type(system).__name__} was pre-trained without captioning; set system.captioning")
         self.config, self.system, self.tokenizer = config, system, tokenizer
         self.writer: Writes = system
+        self.asks: Asks = system.captioning
 
     def corrupt(self, batch: Batch, draw: Draw) -> Batch:
-        return self.writer.captioning.corrupt(batch, draw)
+        return self.asks.corrupt(batch, draw)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         return {"captioning": self.writer.writing(batch)}

@@ -33,15 +33,11 @@ class Detects(Protocol):
     def detect(self, batch: Batch) -> Regions: ...
 
 
-class Labels(Protocol):
-    def label(self, batch: Batch) -> Batch: ...
-
-
 @runtime_checkable
 class Learns(Protocol):
     """And whose losses of it are its own, apart from what else it learns."""
 
-    detection: Labels
+    def label(self, batch: Batch) -> Batch: ...
 
     def finding(self, batch: Batch) -> dict[str, LossTerm]: ...
 
@@ -68,7 +64,7 @@ class DetectionTask(Task):
     # --------------------------------------------------------------------------------------------------- training
 
     def label(self, batch: Batch) -> Batch:
-        return self.system.detection.label(batch) if isinstance(self.system, Learns) else batch
+        return self.system.label(batch) if isinstance(self.system, Learns) else batch
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         if not isinstance(self.system, Learns):

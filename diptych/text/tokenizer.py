@@ -1,10 +1,11 @@
 """Text to token ids, on the `tokenizers` library: `contracts.Tokenizer` for every vocabulary.
 
-Four sources, one class: the vocabulary shipped for the embedded data ("atelier"), the 256 bytes of UTF-8 ("bytes"), a WordPiece
-`vocab.txt` (Devlin et al., 2019), or a `tokenizer.json` of any model, multilingual ones too. Bytes are a vocabulary of every
-language that needs no file and knows no unknown word, for texts short enough to be spelt. A `vocab.txt` without a single capital is
-read as uncased, with accents stripped, as bert-base-uncased is; its ids equal those of transformers' BertTokenizer. A special token
-in a text, such as [MASK], is read as such, as there.
+Four sources, one class: the vocabularies shipped for the embedded data ("atelier", with all its words whole, and "atelier-pieces",
+in which most come apart), the 256 bytes of UTF-8 ("bytes"), a WordPiece `vocab.txt` (Devlin et al., 2019), or a `tokenizer.json`
+of any model, multilingual ones too. Bytes are a vocabulary of every language that needs no file and knows no unknown word, for
+texts short enough to be spelt. A `vocab.txt` without a single capital is read as uncased, with accents stripped, as
+bert-base-uncased is; its ids equal those of transformers' BertTokenizer. A special token in a text, such as [MASK], is read as
+such, as there.
 
 Words, for whole-word masking, are what the vocabulary's own pre-tokeniser separates: runs of letters or single punctuation marks
 for WordPiece, runs between blanks for SentencePiece.
@@ -28,7 +29,10 @@ from diptych.checkpoint import write_file
 from diptych.config import UserError
 from diptych.contracts import Encoding
 
-SHIPPED = {"atelier": Path(__file__).with_name("atelier_vocab.txt")}
+SHIPPED = {
+    name: Path(__file__).with_name(f"{file}.txt")
+    for name, file in (("atelier", "atelier_vocab"), ("atelier-pieces", "atelier_pieces"))
+}
 _CACHE = 1 << 16  # texts remembered; phrases of the embedded data repeat a lot, and encoding is half of collating
 
 # the names under which vocabularies hold the five tokens that Diptych needs

@@ -53,9 +53,15 @@ def headline(*runs: Sequence[Item], seed: int = 0) -> Interval:
 
 def gain(ours: Sequence[Sequence[Item]], theirs: Sequence[Sequence[Item]], seed: int = 0) -> Interval:
     """Ours minus theirs, in points of `headline`; run by run of the same seed, on the questions that all runs answered."""
-    runs = _of_all([run for pair in zip(ours, theirs, strict=True) for run in pair])
-    values = np.array([_headline(run, seed) for run in runs])
-    return _interval(_over_seeds(values[::2] - values[1::2], seed))
+    return contrast([(1.0, ours), (-1.0, theirs)], seed)
+
+
+def contrast(sides: Sequence[tuple[float, Sequence[Sequence[Item]]]], seed: int = 0) -> Interval:
+    """The sum over sides of share x `headline`, as `gain` has it of two: (share, runs by seed) of each."""
+    shares, by_side = zip(*sides, strict=True)
+    runs = _of_all([run for of_seed in zip(*by_side, strict=True) for run in of_seed])
+    value_SNR = np.array([_headline(run, seed) for run in runs]).reshape(len(by_side[0]), len(sides), -1)
+    return _interval(_over_seeds(np.einsum("snr,n->sr", value_SNR, np.array(shares)), seed))
 
 
 def _of_all(runs: Sequence[Sequence[Item]]) -> list[list[Item]]:

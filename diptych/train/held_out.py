@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,13 @@ class Measured:
         for batch in self.batches:
             add_sums(sums, batch)
         return {name: part / count for name, (part, count) in sums.items() if count}
+
+    def items(self) -> list[dict[str, Any]]:
+        """A batch as a question: the mean of each metric in it, so that two models are compared pair by pair."""
+        return [
+            {"key": f"batch {k}", "scores": {name: part / count for name, (part, count) in batch.items() if count}}
+            for k, batch in enumerate(self.batches)
+        ]
 
     def ci95(self, seed: int = 0) -> dict[str, list[float]]:
         weight_RK = np.random.default_rng(seed).multinomial(

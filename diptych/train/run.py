@@ -1,7 +1,7 @@
 """Runs: pre-training a system, fine-tuning a task on it, evaluating; from classes, a recipe and readers to a directory.
 
     pretrain   recipe + system class + sources                -> OUT/model.safetensors, result.json, ... (train/directory.py)
-    measure    a system + held-out sources                    -> result.json's fields: its objectives (train/held_out.py)
+    measure    a system + held-out sources                    -> result.json's fields, its objectives (train/held_out.py)
     finetune   the same + task class, from a run's weights or from scratch; evaluated on the splits given
     evaluate   a built task + a reader                        -> result.json's fields, and every question's score
 
@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -27,13 +28,14 @@ from diptych.config import Recipe, UserError, flat
 from diptych.contracts import Batch, Evaluation, Reader, System, Task, Tokenizer, Trainable
 from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
+from diptych.data.noise import Noisy
 from diptych.data.stream import Broken, InOrder, Refusal, Stream
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
 from diptych.train.card import model_card
 from diptych.train.evaluate import headline, intervals
-from diptych.train.held_out import objectives
+from diptych.train.held_out import Measured, objectives
 from diptych.train.log import Journal, last_losses
 from diptych.train.loop import Loop, Probe
 from diptych.train.precision import autocast, choose_device, choose_precision
@@ -76,6 +78,8 @@ def pretrain(
 ) -> Result:
     """Train a system on all its objectives; every `train.validate_every` steps and at the end they are measured on `held_out`."""
     tokenizer = options.get("tokenizer") or vocabulary.load(recipe.text.vocab)
+    if rate := recipe.data.noise:
+        data = [replace(source, reader=Noisy(source.reader, rate, Draw(recipe.train.seed))) for source in data]
     prepared = system.prepare(recipe.system, [source.reader for source in data], tokenizer)
     recipe = recipe.model_copy(update={"system": prepared})
 
@@ -93,7 +97,7 @@ def pretrain(
     def score(model: System) -> dict[str, Result]:
         if not (recipe.train.validate_every and held_out):
             return {}
-        return {"val": measure(model, recipe, held_out, "val", tokenizer, about=about)}
+        return {"val": measure(model, recipe, held_out, "val", tokenizer, about=about)[0]}
 
     return _run(recipe, begin, data, out, tokenizer, about, options, score)
 
@@ -107,11 +111,11 @@ def measure(
     *,
     about: Mapping[str, Any],
     limit: int | None = None,
-) -> Result:
+) -> tuple[Result, Measured]:
     """All objectives of pre-training on samples that were not trained on (train/held_out.py)."""
     began = time.perf_counter()
     measured = objectives(model, recipe, data, tokenizer, limit)
-    return {
+    result = {
         **_named(recipe, about),
         "split": split,
         "metrics": measured.metrics,
@@ -120,6 +124,7 @@ def measure(
         "data_sha256": _sha256([source.reader.fingerprint for source in data]),
         "seconds": time.perf_counter() - began,
     }
+    return result, measured
 
 
 def finetune(
@@ -135,6 +140,8 @@ def finetune(
 ) -> Result:
     """Train a task on the system of the run `start`, or from scratch."""
     tokenizer = options.get("tokenizer") or vocabulary.load(_vocabulary_of(start) or recipe.text.vocab)
+    if recipe.data.noise:
+        raise UserError("data.noise spoils the texts of pre-training; questions of a task stay as they are")
     readers = [source.reader for source in data]
     recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
     if start is None:

@@ -196,7 +196,7 @@ def test_the_table_says_what_the_items_say(here):
     items = {}
     for arm in ("pretrained", "root_only"):
         cell = work.plan.cells["soho", "vqa", arm, 0]
-        items[arm] = compare.items_of(cell.judged(work.records[cell.place]["rate"])["test"])
+        items[arm] = cell.items(cell.judged(work.records[cell.place]["rate"])["test"])
         assert cells[arm]["value"] == pytest.approx(headline(items[arm]).value, abs=1e-3)
         assert cells[arm]["n"] == len(items[arm])
     gain = next(gain for gain in table["gains"] if gain["over"] == "root_only")

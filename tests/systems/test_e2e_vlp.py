@@ -6,8 +6,11 @@ import pytest
 import torch
 from test_every_system import TOKENIZER, Case
 
+from diptych.config import UserError
 from diptych.contracts import IGNORE
 from diptych.systems.e2e_vlp import E2EVLP, paper
+from diptych.tasks.caption import CaptionTask
+from diptych.tasks.detection import DetectionTask
 
 
 @pytest.fixture
@@ -86,6 +89,33 @@ def test_it_overfits_to_boxes_and_captions(case):
     assert sorted(names) == sorted(box.name for box in case.samples[0].boxes)
     said = [TOKENIZER.decode(ids) for ids in system.decode(batch, most=20, beam=3)]
     assert all(text in case.samples[i].texts for i, text in enumerate(said)), said
+
+
+def test_without_a_role_of_the_decoder_nothing_of_it_is_built_or_asked(case):
+    whole = case.recipe.system
+    for off, left in (
+        ({"detection": None}, ["captioning"]),
+        ({"captioning": None}, ["object_class"]),
+        ({"detection": None, "captioning": None}, []),
+    ):
+        case.recipe = case.recipe.model_copy(update={"system": whole.model_copy(update=off)})
+        system = case.build()
+        batch = case.batch(system)
+        losses = system(batch)
+        assert {"mlm", "itm"} <= set(losses) and all(any(name.startswith(one) for name in losses) for one in left)
+        assert (system.decoder is None) == (not left)
+        if "detection" in off:
+            assert not any(name.startswith("object") for name in losses) and system.queries is None
+            with pytest.raises(UserError, match="without detection"):
+                system.detect(batch)
+            with pytest.raises(UserError, match="without detection"):
+                DetectionTask(DetectionTask.Config(), system, TOKENIZER)
+        if "captioning" in off:
+            assert "captioning" not in losses
+            with pytest.raises(UserError, match="without captioning"):
+                system.decode(batch, most=3)
+            with pytest.raises(UserError, match="without captioning"):
+                CaptionTask(CaptionTask.Config(), system, TOKENIZER)
 
 
 def test_published_sizes():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from test_every_system import TOKENIZER, Case
 from torch.optim import SGD, AdamW
 
@@ -71,6 +72,22 @@ def test_without_masked_visual_words(case):
     case.recipe = case.recipe.model_copy(update={"system": case.recipe.system.model_copy(update={"mvm": None})})
     system = case.build()
     assert list(system(case.batch(system))) == ["mlm", "itm"]
+
+
+def test_without_a_dictionary_cells_go_into_the_stream_as_they_are(case):
+    bare = case.recipe.system.model_copy(update={"mvm": None, "dictionary": None})
+    case.recipe = case.recipe.model_copy(update={"system": bare})
+    system = case.build().eval()
+    batch = case.batch(system)
+    assert list(system(batch)) == ["mlm", "itm"]
+    assert not any("dictionary" in name or "neck.align" in name for name in system.state_dict())
+    with torch.no_grad():
+        cells = system.image(batch.images)
+        assert torch.equal(system.see(batch).token_IVD, system.neck.placed(cells).token_IVD)
+    system.train()(batch)
+    system.after_step()
+    with pytest.raises(ValidationError, match="set mvm=null too"):
+        SOHO.Config.model_validate({**bare.model_dump(), "mvm": {}})
 
 
 def test_a_step_that_fails_leaves_dictionary_and_norms(case):

@@ -74,3 +74,32 @@ def test_what_is_missing_or_of_another_width_is_told():
         system.see(replace(batch, regions=narrow))
     with pytest.raises(UserError, match="--regions STORE"):
         system.see(replace(batch, regions=None))
+
+
+def test_joint_masking_hides_the_other_side_too_and_asks_nothing_there():
+    case = Case("uniter")
+    joint = case.recipe.system.model_copy(update={"masking": "joint"})
+    conditional, draw = case.build().eval(), Draw(3)
+    case.recipe = case.recipe.model_copy(update={"system": joint})
+    system = case.build().eval()
+    clean = replace(case.batch(Case("uniter++itm").build()), labels={}, counts={})
+    asked = set()
+    for step in range(20):
+        batch, as_published = (one.corrupt(replace(clean, step=step), draw) for one in (system, conditional))
+        (name,) = (name for name in ("itm", "mlm", *OF_REGIONS) if name in batch.counts)
+        asked.add(name)
+        assert batch.counts == as_published.counts
+        assert torch.equal(batch.labels[name], as_published.labels[name])
+        if name in OF_REGIONS:
+            assert "mlm" not in batch.labels and not torch.equal(batch.text_BT, clean.text_BT)
+        if name == "mlm":
+            is_hidden_BR = batch.labels["hidden"] != IGNORE
+            picture_B = batch.image_of_BN[:, 0]
+            assert is_hidden_BR[batch.regions.mask_IR[picture_B].any(1)].any(1).all(), "a region of every row"
+            with torch.no_grad():
+                hidden, seen = (
+                    system.fuse_hiding(batch, part, batch.labels["mlm"] != IGNORE) for part in (is_hidden_BR, is_hidden_BR & False)
+                )
+                assert torch.equal(system(batch)["mlm"].sum, system.mlm(hidden, batch, system.text.word.weight).sum)
+                assert not torch.equal(hidden.text_BTD, seen.text_BTD)
+    assert {"mlm", "itm"} < asked and asked & set(OF_REGIONS)

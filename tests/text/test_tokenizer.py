@@ -9,6 +9,7 @@ from transformers import BertTokenizer
 from diptych.atelier import make
 from diptych.config import UserError
 from diptych.text import tokenizer
+from tools.build_vocabulary import in_pieces
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 UNCASED = [
@@ -160,3 +161,13 @@ def test_no_english_text_is_unknown_to_the_shipped_vocabulary():
     encoding = ours.encode("Quixotic jazz-vamps; (fjord & 1984)!", 100)
     assert ours.unk_id not in encoding.ids
     assert ours.vocab_size < 2000
+
+
+def test_the_vocabulary_of_pieces_is_built_from_that_of_words_and_takes_most_words_apart():
+    whole, pieces = (tokenizer.SHIPPED[name].read_text().splitlines() for name in ("atelier", "atelier-pieces"))
+    assert pieces == in_pieces(whole)
+    ours = tokenizer.load("atelier-pieces")
+    encoding = ours.encode("a red giraffe, below three umbrellas", 40)
+    assert ours.unk_id not in encoding.ids and ours.decode(encoding.ids) == "a red giraffe, below three umbrellas"
+    words = [word for word in encoding.words if word >= 0]
+    assert words.count(0) == words.count(1) == 1 and words.count(2) > 2 and words.count(6) > 2
