@@ -25,6 +25,7 @@ SPOKEN = "--init image=@cnn --init text=@words"  # for layers that are not BERT'
 PICTURED = ("de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "ru", "sv", "tr")
 UNPICTURED = ("cy", "eu", "fil", "gu", "sw", "uk")  # of the twelve that never stand beside a picture in the embedded names
 SPEAKING = f"--init image=@cnn --set data.languages=[{','.join((*PICTURED, *UNPICTURED))}]"
+NAMING = f"--init image=@cnn --set data.languages=[{','.join(PICTURED)}]"
 
 
 def _looks(steps: int) -> str:
@@ -57,11 +58,11 @@ TRAININGS = {
     "align": f"pretrain align:small --data coco_captions:scenes --init image=@cnn {_looks(150)}",
     "mural": f"pretrain mural:small --data wit:names@1 --data translations:names@1 {SPEAKING}",
     # in half as large batches, which hold as many pictures
-    "mural-without-t2t": f"pretrain mural:small --data wit:names {SPEAKING} --set system.t2t=null --set train.batch_size=64",
+    "mural-without-t2t": f"pretrain mural:small --data wit:names {NAMING} --set system.t2t=null --set train.batch_size=64",
 }
 NOISE = (0, 20, 40, 60)  # percent of the names in training that are spoilt
-SPELT = "--set text.vocab=bytes --set text.max_tokens=64 --set data.image.short=64 --set data.image.long=64"
-SPELT += f" --init image=@cnn --set data.languages=[{','.join(PICTURED)}] --set data.evenly=true"
+SPELT = "--set text.vocab=bytes --set text.max_tokens=64 --set system.text.positions=64 --set data.evenly=true "
+SPELT += f"--set data.image.short=64 --set data.image.long=64 {NAMING}"
 TRAININGS |= {f"align-noise-{noise}": f"pretrain align:small --data wit:@names-{noise} {SPELT}" for noise in NOISE}
 SECOND_SEED = ("soho", "e2e_vlp", "kd_vlp", "vinvl", "align", "mural")  # those with a headline measure of their own
 TRAININGS |= {f"{name}-seed1": f"{TRAININGS[name]} --set train.seed=1" for name in SECOND_SEED}
