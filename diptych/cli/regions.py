@@ -72,7 +72,7 @@ def regions_train(
 
         assert isinstance(recipe.system, RegionDetector.Config)
 
-        sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        sources = find.readers(specs, "train", found.cls.purpose, recipe.data.limit)
         if balance:
             aliases = recipe.system.aliases
             sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
@@ -82,7 +82,7 @@ def regions_train(
         if speaks():
             model = load(out)
             try:
-                for source in find.readers(specs, "val", "pretrain"):
+                for source in find.readers(specs, "val", found.cls.purpose):
                     scores[source.name] = score(model.system, model.recipe, model.tokenizer, source.reader)
                     said += lines(f"{source.name}, val", scores[source.name])
             except UserError as error:
@@ -113,7 +113,7 @@ def regions_score(
         model = load(source)
         scores, said = {}, []
         for part in split or ["val"]:
-            for found in find.readers(data or model.about["data"], part, "pretrain", limit):
+            for found in find.readers(data or model.about["data"], part, type(model.system).purpose, limit):
                 scores[f"{found.name}, {part}"] = scored = score(model.system, model.recipe, model.tokenizer, found.reader)
                 said += lines(f"{found.name}, {part}", scored)
         say(scores, *said)

@@ -38,6 +38,8 @@ from diptych.nn.box import iou
 
 
 class RegionDetector(System):
+    purpose = ("pretrain", "boxes")
+
     class Config(config.Config):
         kind: Literal["detector"] = "detector"
         image: Detector.Config = Detector.Config()
