@@ -285,7 +285,7 @@ def plan(
 @app.command()
 def convert(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="Whose weights: align, bert, detr, oscar, resnet, soho, uniter, vilt.")
+        str, typer.Argument(metavar="KIND", help="Whose weights: align, bert, detr, oscar, resnet, soho, uniter, vilt, x152c4.")
     ],
     source: Annotated[Path, typer.Argument(metavar="SOURCE")],
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
