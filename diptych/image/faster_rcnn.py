@@ -78,7 +78,8 @@ class FasterRCNN(TwoStage):
             norm_layer=partial(FrozenBatchNorm2d, eps=0.0),
         )
         for block in (block for block in net.modules() if isinstance(block, Bottleneck)):
-            block.bn3.weight.fill_(0.25)  # frozen norms of a fresh network tame nothing: 50 blocks would double the variance each
+            # frozen norms of a fresh network tame nothing: each of 50 blocks would double the variance
+            block.bn3.weight.fill_(0.25)  # pyright: ignore[reportCallIssue]
         stem = nn.Sequential()
         for name in ("conv1", "bn1", "relu", "maxpool"):
             stem.add_module(name, getattr(net, name))
@@ -104,13 +105,13 @@ class FasterRCNN(TwoStage):
                 nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=std)
 
     @property
-    def candidates(self) -> int:
+    def candidates(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.config.candidates
 
     def _map(self, images: Images) -> Tensor:
         """[I, 1024, H, W]; black beside a picture is the mean, and norms reach over the edge as they do in the published code."""
         bgr = Images(images.pixel_I3HW.flip(1), images.mask_IHW)
-        x_ICHW = normalise(bgr, self.config.mean, (1 / 255,) * 3)
+        x_ICHW = normalise(bgr, self.config.mean, (1 / 255, 1 / 255, 1 / 255))
         height, width = x_ICHW.shape[-2:]
         x_ICHW = F.pad(x_ICHW, (0, -width % CELL, 0, -height % CELL))
         for stage in self.backbone["body"].values():  # pyright: ignore[reportCallIssue]
@@ -119,7 +120,8 @@ class FasterRCNN(TwoStage):
 
     def grid(self, images: Images) -> Visual:
         map_IDHW = self._map(images)
-        box_IV4, mask_IV = cells(images.size_I2, *map_IDHW.shape[-2:], CELL)
+        rows, cols = map_IDHW.shape[-2:]
+        box_IV4, mask_IV = cells(images.size_I2, rows, cols, CELL)
         return Visual(map_IDHW.flatten(2).mT, mask_IV, box_IV4)
 
     def forward(self, images: Images) -> Found:

@@ -61,8 +61,9 @@ def _sizes(state: State, folder: Path) -> dict[str, Any]:
     except (KeyError, ValueError):
         raise UserError(f"{folder}: no tensors of X152-C4 with attributes (backbone.body.*, attribute.predictor.*)") from None
     stages = [f"image.{_BODY}layer{n}.{{i}}." for n in (1, 2, 3)] + [f"image.{_HEAD}layer4.{{i}}."]
+    one, two, three, four = (layers_in(state, stage) for stage in stages)
     image = FasterRCNN.Config(
-        blocks=tuple(layers_in(state, stage) for stage in stages),
+        blocks=(one, two, three, four),
         groups=width // in_group,
         group_width=in_group,
         label_width=label_width,
