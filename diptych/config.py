@@ -327,15 +327,17 @@ def _put(value: Any, hint: Any, change: Change, depth: int, leaves: Sequence[str
     key = change.path[depth]
     if kinds:
         value = {} if value is None else dict(value)
-        if key == "kind" and depth + 1 == len(change.path) and "kind" in next(iter(kinds.values())).model_fields:
+        if key == "kind" and depth + 1 == len(change.path) and any("kind" in one.model_fields for one in kinds.values()):
             if not isinstance(change.value, str) or change.value not in kinds:  # a list cannot even be looked up
                 where = ".".join(change.path)
-                raise UserError(f"{change.place}: {where} cannot be {change.value!r}{nearest(str(change.value), kinds)}")
+                raise UserError(
+                    f"{change.place}: {where} cannot be {change.value!r}{nearest(str(change.value), filter(None, kinds))}"
+                )
             # What both kinds have stays as the preset set it; what only the old one knew goes.
             return {name: v for name, v in value.items() if name in kinds[change.value].model_fields} | {"kind": change.value}
-        if len(kinds) > 1 and "kind" not in value:
+        if len(kinds) > 1 and "kind" not in value and "" not in kinds:  # one of them may be what is meant where none is said
             raise UserError(f"{change.place}: say first which kind: {'.'.join(change.path[:depth])}.kind={' or '.join(kinds)}")
-        owner = kinds[value["kind"]] if len(kinds) > 1 else next(iter(kinds.values()))
+        owner = kinds[value.get("kind", "")] if len(kinds) > 1 else next(iter(kinds.values()))
         if key not in owner.model_fields:
             raise _unknown(change, depth, owner.model_fields, leaves)
         field = owner.model_fields[key]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ROOMS = ("systems", "objectives", "tasks", "data")
-EMBEDDED = ("scenes", "names")
+EMBEDDED = ("scenes", "names", "detection")
 OFFERS = ("fuse", "read", "match", "towers", "decode", "detect")
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -246,10 +246,13 @@ def _only_class(module: ModuleType, base: type) -> Any:
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 EXCHANGED = ("config.json", "model.safetensors", "tokenizer.json", "README.md")  # what makes a run that can be handed on
+SHIPPED = "shipped:detector"  # the one run that comes with the package: regions for whoever has no region store
 
 
 def run(source: str | Path) -> Path | None:
     """The directory of a run, fetched where it is a Hub repository; None for what can only be a system's name."""
+    if str(source) == SHIPPED:
+        return HERE / "regions" / "shipped"
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -294,39 +297,42 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 class Spec(NamedTuple):
-    """`[kind:]path[@weight]` in parts."""
+    """`[kind:]path[@weight]` in parts; `@2x` is twice as often as by its size, `@2` a share beside others' weights."""
 
     text: str
     kind: str | None
     path: Path
     weight: float | None
+    copies: float = 1
 
 
 def parse_spec(text: str) -> Spec:
     rest, at, tail = text.rpartition("@")
-    weight = None
+    weight, copies = None, 1.0
     if at:
         try:
-            weight = float(tail)
+            weight = float(tail.removesuffix("x"))
         except ValueError:
             rest = text  # an @ in a file name
     else:
         rest = text
     if weight is not None and not 0 < weight < float("inf"):
         raise UserError(f"--data {text}: the weight after @ must be a positive number, not {tail}")
+    if weight is not None and tail.endswith("x"):
+        weight, copies = None, weight
     kind, colon, path = rest.partition(":")
     kinds = catalogue("data")
     if not colon or len(kind) == 1 or Path(rest).exists():  # one letter is a Windows drive
-        return Spec(text, None, Path(rest), weight)
+        return Spec(text, None, Path(rest), weight, copies)
     if kind not in kinds:
         raise UserError(f"--data {text}: no reader '{kind}'{nearest(kind, kinds)}")
-    return Spec(text, kind, Path(path), weight)
+    return Spec(text, kind, Path(path), weight, copies)
 
 
 def readers(specs: Sequence[str], split: str, purpose: str | tuple[str, ...], limit: int | None = None) -> list[Source]:
     """Open data sets for a purpose ("pretrain", or a task's) or any of several; all that serves it, unless a kind is named.
 
-    `scenes` and `names` are the embedded data, made on the way where they are not there yet.
+    `scenes`, `names` and the sets of `detection` are the embedded data, made on the way where they are not there yet.
     """
     from diptych.data.mixture import Source
 
@@ -338,7 +344,7 @@ def readers(specs: Sequence[str], split: str, purpose: str | tuple[str, ...], li
         total = sum(len(reader) for reader in found.values())
         for name, reader in found.items():
             called = text if len(found) == 1 else f"{name}:{text}"
-            sources.append(Source(called, reader, spec.weight and spec.weight * len(reader) / total))
+            sources.append(Source(called, reader, spec.weight and spec.weight * len(reader) / total, spec.copies))
     return sources
 
 
@@ -364,6 +370,10 @@ def make_embedded(name: str, small: bool = False) -> dict[str, Any]:
         from diptych.atelier import names
 
         return names.make(root, small=small)
+    if name == "detection":
+        from diptych.atelier import detection
+
+        return detection.make(root, small=small)
     from diptych.atelier import make
 
     if (root / "dataset.json").is_file():
@@ -379,16 +389,18 @@ def make_embedded(name: str, small: bool = False) -> dict[str, Any]:
 
 
 def _root(spec: Spec) -> Path:
-    if str(spec.path) not in EMBEDDED or spec.path.exists():
+    name, *within = spec.path.parts or ("",)
+    if name not in EMBEDDED or (within and name != "detection") or spec.path.exists():
         return spec.path
-    root = embedded(str(spec.path))
+    root = embedded(name)
     if not (root / "dataset.json").is_file():
         from diptych import dist
 
         if dist.is_first():
-            print(f"{root}: not there yet, so the embedded {spec.path} are composed now, once", file=sys.stderr, flush=True)
-        dist.on_first(lambda: make_embedded(str(spec.path)))
-    return root
+            what = "detection sets" if name == "detection" else name
+            print(f"{root}: not there yet, so the embedded {what} are composed now, once", file=sys.stderr, flush=True)
+        dist.on_first(lambda: make_embedded(name))
+    return root.joinpath(*within)
 
 
 def _reader_classes(spec: Spec, root: Path, purpose: str | tuple[str, ...] | None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from diptych.data.stream import InOrder
 from diptych.draw import Draw
 from diptych.nn.attention import Seen, record
 from diptych.nn.transport import transport
+from diptych.regions.extract import AtSight
 from diptych.regions.store import RegionStore
 from diptych.tasks.caption import Writes
 from diptych.tasks.detection import Detects
@@ -144,12 +145,15 @@ class Model:
     folder: Path
 
     @cached_property
-    def regions(self) -> RegionStore | None:
-        """What a detector saw, for a system that reads that: the store that the run was trained with."""
+    def regions(self) -> RegionStore | AtSight | None:
+        """What a detector saw, for a system that reads that: the store that the run was trained with, or else the detector."""
         if not (self.system.reads_regions or (self.task and self.task.reads_regions(self.task.config))):
             return None
         if not self.about.get("regions"):
             raise UserError(f"{self.folder}: its config.json names no region store, and {self.about['system']} reads one")
+        if self.about["regions"] == find.SHIPPED:
+            detector = load(find.SHIPPED, next(self.module.parameters()).device)
+            return AtSight(detector.system, detector.recipe, detector.tokenizer)
         return RegionStore(self.about["regions"])
 
     @property
@@ -409,10 +413,10 @@ class Model:
         if given and type(self.system).see is System.see:
             raise self._cannot("look at pictures")
         images = tuple(_stored(one) for one in given)
-        seen = () if self.regions is None else tuple(self.regions[stored] for stored in images)
-        sample = Sample("asked", images, tuple(texts), regions=seen)
         collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
         try:
+            seen = () if self.regions is None else tuple(self.regions[stored] for stored in images)
+            sample = Sample("asked", images, tuple(texts), regions=seen)
             pictures = [decode_sample(sample, self.recipe.data.image)]
         except BrokenPicture as error:
             names = [str(one) if isinstance(one, str | Path) else "the picture" for one in given]

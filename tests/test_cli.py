@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from diptych import cli
-from diptych.data import visual_genome
 
 
 class Outcome(NamedTuple):
@@ -109,11 +108,6 @@ def test_it_is_a_module_too():
         ("pretrain vilt:tiny --data scene", "--data scene: no such file or folder; did you mean 'scenes'?"),
         ("pretrain vilt:tiny --data coco:here", "--data coco:here: no reader 'coco'; did you mean 'coco_captions'?"),
         ("pretrain vilt:tiny --data here@-1", "--data here@-1: the weight after @ must be a positive number"),
-        (
-            "pretrain vinvl:tiny",
-            "vinvl reads what a detector saw in the pictures: --regions STORE. To make one: `diptych",
-        ),
-        ("pretrain kd_vlp:tiny", "kd_vlp is taught by what a detector saw in the pictures: --regions STORE"),
         ("finetune vqa --from kd_vlp:tiny --regions here", "kd_vlp reads no region features after pre-training; leave it out"),
         ("regions train --preset big", "detector has no preset 'big'"),
         ("regions import none.tsv --out store", "none.tsv: no such file"),
@@ -145,17 +139,49 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(words: str, said: str, 
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
-def test_without_a_region_store_the_commands_are_those_for_the_data_at_hand(type_: Type, tmp_path: Path):
-    captioned(tmp_path / "mine", 200)
-    visual_genome.example(tmp_path / "vg")
-    said = mistake(type_("pretrain", "uniter:tiny", "--data", "mine"))
-    assert "`diptych regions train` (no boxes in mine: it learns to find the things of the embedded scenes), then" in said
-    extract = "`diptych regions extract --from runs/detector --data mine --split train --split val --out runs/regions`"
-    assert said.endswith(f"{extract}; then give --regions runs/regions")
-    said = mistake(type_("pretrain", "kd_vlp:tiny", "--data", "mine", "--data", "vg"))
-    assert "To make one: `diptych regions train --data vg`, then `diptych regions extract" in said
-    assert " --data mine --data vg --split train " in said
-    assert "--data mien: no such file or folder; did you mean 'mine'?" in mistake(type_("pretrain", "vinvl", "--data", "mien"))
+def test_without_a_region_store_one_is_made_on_the_way_and_used_again(type_: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("DIPTYCH_DATA", raising=False)
+    captioned(tmp_path / "mine", 24)
+    (tmp_path / "mine/0003.jpg").write_bytes(b"no picture any more")
+    brief = ["--set", "train.steps=2", "--set", "train.batch_size=4", "--set", "data.max_broken=0.5"]
+    first = type_("pretrain", "uniter:tiny", "--data", "mine", "--out", "runs/a", *brief)
+    assert first.code == 0, first.err
+    assert "mine: there is no region store, so shipped:detector, " in first.err
+    (store,) = (tmp_path / "data/regions").iterdir()
+    about = json.loads((tmp_path / "runs/a/config.json").read_text())
+    assert (about["regions"], about["region_stores"]) == ("shipped:detector", [f"data/regions/{store.name}"])
+    assert f"* regions: shipped:detector, data/regions/{store.name}" in (tmp_path / "runs/a/README.md").read_text()
+
+    lines = (store / "index.jsonl").read_text().splitlines(keepends=True)
+    (store / "index.jsonl").write_text("".join(lines[:5]))  # as a killed process leaves it
+    whole = json.loads((store / "store.json").read_text())
+    (store / "making.json").write_text(json.dumps({key: whole[key] for key in ("width", "classes", "made")}))
+    (store / "store.json").unlink()
+    again = type_("pretrain", "uniter:tiny", "--data", "mine", "--out", "runs/b", *brief)
+    assert "there is no region store" in again.err
+    assert json.loads((store / "store.json").read_text()) == whole
+    assert (tmp_path / "runs/a/model.safetensors").read_bytes() == (tmp_path / "runs/b/model.safetensors").read_bytes()
+
+    asked = type_("ask", "mine/0001.jpg", "a [MASK] dog", "--from", "runs/a", "--json")  # a single picture, no store of it
+    assert json.loads(asked.out)["verb"] == "fill", asked.err
+    tuned = type_("finetune", "retrieval", "--from", "runs/b", "--data", "mine", "--set", "train.steps=1", "--json")
+    assert tuned.code == 0, tuned.err
+    assert f"mine: regions as shipped:detector saw them: data/regions/{store.name}" in tuned.err
+    assert len([*(tmp_path / "data/regions").iterdir()]) >= 1
+    Image.new("RGB", (40, 48)).save(tmp_path / "mine/0000.jpg")
+    changed = type_("pretrain", "kd_vlp:tiny", "--data", "mine", "--out", "runs/c", *brief)
+    assert "there is no region store" in changed.err, "another picture is there: it is looked at anew"
+    assert "did you mean 'mine'?" in mistake(type_("pretrain", "vinvl", "--data", "mien"))
+
+
+def test_a_run_whose_detector_is_not_known_wants_to_be_told(type_: Type, tmp_path: Path):
+    captioned(tmp_path / "mine", 24)
+    few = ["--set", "train.steps=1", "--set", "train.batch_size=4"]
+    assert type_("pretrain", "uniter:tiny", "--data", "mine", "--out", "runs/a", *few).code == 0
+    config = tmp_path / "runs/a/config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "regions"}))
+    said = mistake(type_("finetune", "retrieval", "--from", "runs/a", "--data", "mine"))
+    assert "this uniter reads what a detector saw in the pictures, and its run does not say which: --regions STORE" in said
 
 
 def test_an_empty_folder(type_: Type, tmp_path: Path):

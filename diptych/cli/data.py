@@ -27,12 +27,13 @@ NEXT = {  # what data of a purpose are first tried with
     "documents": "pretrain bert:tiny",
     "probe": "finetune probe --from simclr:tiny",
     "translations": "pretrain mural:tiny",
+    "boxes": "regions train",
 }
 
 
 @app.command("make")
 def data_make(
-    name: Annotated[str, typer.Argument(metavar="[scenes|names|all]")] = "all",
+    name: Annotated[str, typer.Argument(metavar="[scenes|names|detection|all]")] = "all",
     small: Annotated[bool, typer.Option("--small", help="A few thousand pictures, in seconds.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +51,9 @@ def data_make(
 
 @app.command("check")
 def data_check(
-    places: Annotated[list[str], typer.Argument(metavar="[KIND:]PATH...", help="Data sets as for --data; or scenes, names.")],
+    places: Annotated[
+        list[str], typer.Argument(metavar="[KIND:]PATH...", help="Data sets as for --data; or scenes, names, detection/twemoji.")
+    ],
     split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Only this one.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Decode every picture, not a drawn sample.")] = False,
     clean: Annotated[

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,8 +29,8 @@ from diptych.cli.work import (
 )
 
 if TYPE_CHECKING:
-    from diptych.contracts import Reader
     from diptych.data.mixture import Source as Mixed
+    from diptych.regions.store import RegionStore
 
 app = typer.Typer(help="Region features: what a detector sees in pictures, stored.", no_args_is_help=True)
 
@@ -71,7 +72,7 @@ def regions_train(
 
         assert isinstance(recipe.system, RegionDetector.Config)
 
-        sources = find.readers(specs, "train", "pretrain", recipe.data.limit)
+        sources = find.readers(specs, "train", found.cls.purpose, recipe.data.limit)
         if balance:
             aliases = recipe.system.aliases
             sources = [replace(one, reader=ClassAware(one.reader, balance, lambda name: called(name, aliases))) for one in sources]
@@ -81,7 +82,7 @@ def regions_train(
         if speaks():
             model = load(out)
             try:
-                for source in find.readers(specs, "val", "pretrain"):
+                for source in find.readers(specs, "val", found.cls.purpose):
                     scores[source.name] = score(model.system, model.recipe, model.tokenizer, source.reader)
                     said += lines(f"{source.name}, val", scores[source.name])
             except UserError as error:
@@ -112,7 +113,7 @@ def regions_score(
         model = load(source)
         scores, said = {}, []
         for part in split or ["val"]:
-            for found in find.readers(data or model.about["data"], part, "pretrain", limit):
+            for found in find.readers(data or model.about["data"], part, type(model.system).purpose, limit):
                 scores[f"{found.name}, {part}"] = scored = score(model.system, model.recipe, model.tokenizer, found.reader)
                 said += lines(f"{found.name}, {part}", scored)
         say(scores, *said)
@@ -145,17 +146,16 @@ def regions_import(
     with work(as_json) as say:
         from diptych.regions.tsv import read
 
-        about = (store := read(tsv, out, labels)).about
-        what = (
-            f"{about['pictures']:,} pictures, {about['rows']:,} regions of {store.width} numbers and {len(store.classes)} classes"
-        )
-        say({"store": str(out), **{key: about[key] for key in ("pictures", "rows", "width", "sha256")}}, f"{out}: {what}")
+        store = read(tsv, out, labels)
+        say(_facts(store), f"{out}: {_what(store)}")
 
 
 @app.command("extract")
 def regions_extract(
-    source: Source,
     out: Annotated[Path, typer.Option("--out", metavar="STORE", help="The store, a folder; what it holds is kept.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="RUN", help="A detector; default: shipped:detector, which comes with Diptych.")
+    ] = "",
     data: Data = None,
     split: Annotated[list[str] | None, typer.Option("--split", metavar="SPLIT", help="May be repeated; default: train.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many samples of each split.")] = None,
@@ -169,14 +169,11 @@ def regions_extract(
     from diptych import find
 
     with work(as_json) as say:
-        import hashlib
-
         from diptych.load import load
         from diptych.regions.extract import extract
 
-        model = load(source)
-        weights = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
-        made = {"from": model.about["system"], "weights": weights}
+        model = load(source or find.SHIPPED)
+        made = {"from": model.about["system"], "weights": _weights(model.folder)}
         purposes = tuple(find.task_class(task).purpose for task in tasks or [])
         sources = [
             found
@@ -185,15 +182,8 @@ def regions_extract(
             for found in (find.readers([spec], part, purposes, limit) if purposes else _pictures(spec, part, limit))
         ]
 
-        def tell(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
-
-        store = extract(model.system, model.recipe, model.tokenizer, sources, out, boxes.value, made, tell)
-        about = store.about
-        what = (
-            f"{about['pictures']:,} pictures, {about['rows']:,} regions of {store.width} numbers and {len(store.classes)} classes"
-        )
-        say({"store": str(out), **{key: about[key] for key in ("pictures", "rows", "width", "sha256")}}, f"{out}: {what}")
+        store = extract(model.system, model.recipe, model.tokenizer, sources, out, boxes.value, made, _tell)
+        say(_facts(store), f"{out}: {_what(store)}")
 
 
 @app.command("verify")
@@ -213,29 +203,108 @@ def regions_verify(
         say(found, *(f"{key.replace('_', ' ')}: {value}" for key, value in found.items()))
 
 
-# ------------------------------------------------------------------------------------------------ of which pictures
+# ------------------------------------------------------------------------------------------------ on the way
 
 
-def commands_for(specs: list[str]) -> str:
-    """What to type for a store of data sets. A detector learns from boxes: from the scenes', where these have none."""
+def seen_on_the_way(sources: Sequence[Mixed]) -> list[Mixed]:
+    """The sources with what the shipped detector sees in their pictures.
+
+    Each has a store of its own beside the embedded data, named after what decides what is in it, so whoever asks for the same
+    finds it made. One that a killed process has begun is gone on with; while another process makes it, this one waits.
+    """
+    from dataclasses import replace
+
+    from diptych import dist, find
+    from diptych.regions.store import RegionStore, WithRegions
+
+    places = [_place(source) for source in sources]
+
+    def make() -> None:
+        for source, place in zip(sources, places, strict=True):
+            if (place / "store.json").is_file():
+                _tell(f"{source.name}: regions as {find.SHIPPED} saw them: {place}")
+                continue
+            who = f"{find.SHIPPED}, which knows the things of the embedded scenes, looks at the pictures, once: {place}"
+            _tell(f"{source.name}: there is no region store, so {who} (`diptych regions train` makes a detector of your own)")
+            _look(source, place)
+
+    dist.on_first(make)
+    return [
+        replace(source, reader=WithRegions(source.reader, RegionStore(place)))
+        for source, place in zip(sources, places, strict=True)
+    ]
+
+
+_STAMPED = 64  # pictures of a source whose size and time tell whether it is still what it was
+
+
+def _place(source: Mixed) -> Path:
+    """Where the store of a source lies. Another detector, other annotations, pictures changed or moved: another place."""
+    import hashlib
+    import json
+    import re
+
     from diptych import find
 
-    unknown = {spec: [] for spec in specs if str(find.parse_spec(spec).path) in find.EMBEDDED}  # not composed only to be looked at
-    seen = unknown | {spec: _pictures(spec, "train", _LOOK) for spec in specs if spec not in unknown}
-    boxed = [spec for spec, found in seen.items() if spec in unknown or any(_has_boxes(source.reader) for source in found)]
-    splits = ["train"] + ["val"] * all(spec in unknown or _has_val(spec) for spec in specs)
-    own = specs != ["scenes"]
-    train = shlex.join(word for spec in boxed * own for word in ("--data", spec))
-    of = shlex.join(word for spec in specs * own for word in ("--data", spec))
-    extract = " ".join(["--from runs/detector", *([of] if own else []), *(f"--split {split}" for split in splits)])
-    lent = "" if boxed else f" (no boxes in {', '.join(specs)}: it learns to find the things of the embedded scenes)"
-    return (
-        f"To make one: `{' '.join(['diptych regions train', train]).strip()}`{lent},"
-        f" then `diptych regions extract {extract} --out runs/regions`; then give --regions runs/regions"
-    )
+    reader = source.reader
+    decides: list[object] = [_weights(find.HERE / "regions" / "shipped"), reader.fingerprint, len(reader)]
+    for i in range(0, len(reader), max(1, len(reader) // _STAMPED)):
+        for image in reader[i].images:
+            if isinstance(image, Path):
+                there = image.stat() if image.is_file() else None
+                decides.append((str(image.resolve()), there and (there.st_size, there.st_mtime_ns)))
+    name = re.sub(r"[^\w]+", "-", source.name).strip("-")[-40:]
+    return find.embedded("regions") / f"{name}-{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]}"
 
 
-_LOOK = 100  # samples looked at for boxes
+def _look(source: Mixed, place: Path) -> None:
+    import time
+    from contextlib import ExitStack
+
+    from diptych import find
+    from diptych.load import load
+    from diptych.regions.extract import extract
+    from diptych.train import directory
+
+    with directory.complaints(f"{place}: cannot be a region store"):
+        place.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as alone:
+        waits = False
+        while True:
+            try:
+                alone.enter_context(directory.held(place, _tell, "is making this store"))
+                break
+            except directory.Taken as taken:
+                if not waits:
+                    _tell(f"{str(taken).partition(';')[0]}; waiting for it")
+                waits = True
+                time.sleep(1)
+        if (place / "store.json").is_file():
+            return
+        model = load(find.SHIPPED)
+        made = {"from": model.about["system"], "weights": _weights(model.folder)}
+        store = extract(model.system, model.recipe, model.tokenizer, [source], place, "detected", made, _tell)
+        _tell(f"{source.name}: {_what(store)} in {place}")
+
+
+def _weights(run: Path) -> str:
+    """sha256 of a run's weights."""
+    import hashlib
+
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _facts(store: RegionStore) -> dict[str, Any]:
+    return {"store": str(store.path), **{key: store.about[key] for key in ("pictures", "rows", "width", "sha256")}}
+
+
+def _what(store: RegionStore) -> str:
+    about = store.about
+    return f"{about['pictures']:,} pictures, {about['rows']:,} regions of {store.width} numbers and {len(store.classes)} classes"
 
 
 def _pictures(spec: str, split: str, limit: int | None) -> list[Mixed]:
@@ -253,16 +322,3 @@ def _pictures(spec: str, split: str, limit: int | None) -> list[Mixed]:
         with suppress(UserError):  # the first complaint is the one to tell
             return find.readers([spec], split, tuple(sorted(others)), limit)
         raise
-
-
-def _has_val(spec: str) -> bool:
-    from diptych.config import UserError
-
-    try:
-        return bool(_pictures(spec, "val", _LOOK))
-    except UserError:
-        return False
-
-
-def _has_boxes(reader: Reader) -> bool:
-    return any(reader[i].boxes for i in range(min(len(reader), _LOOK)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diptych.cli.regions import commands_for
+from diptych.cli.regions import seen_on_the_way
 from diptych.cli.work import (
     AsJson,
     ConfigFile,
@@ -90,22 +90,20 @@ def pretrain(
     out = out or Path("runs") / f"{found.name}-{found.preset}"
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
-    about |= _store(regions)
+    regions = _beside(found.cls, found.name, regions, pretraining=True)
     with several(ranks, recipe), work(as_json) as say:
         from diptych.data.by_language import by_language
         from diptych.text import tokenizer
         from diptych.train import run
 
         notes: list[str] = []
-        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
+        options = run.Options(init=_runs(init), resume=resume.value, profile=_profile_page(profile))
         options |= {"tokenizer": tokenizer.load(recipe.text.vocab), "announce": lambda recipe: show(recipe, notes)}
-        _regions_suit(found.cls, found.name, regions, specs, pretraining=True)
-        sources = by_language(_seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions), recipe.data)
-        held_out = (
-            by_language(_held_out(specs, found.cls, regions, notes), recipe.data, training=False)
-            if recipe.train.validate_every
-            else []
-        )
+        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
+        options["about"] = about | _store(regions, sources)
+        sources = by_language(sources, recipe.data)
+        held_out = _held_out(specs, found.cls, regions, notes) if recipe.train.validate_every else []
+        held_out = by_language(held_out, recipe.data, training=False)
         result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -131,7 +129,7 @@ def finetune(
     from diptych import find
 
     task = find.task_class(name)
-    start = find.run(source)
+    start, saved = find.run(source), None
     if start is None:
         system_name, preset, system, before = find.system(source)
         called = f"{name}-{system_name}-{preset}-scratch"
@@ -144,15 +142,16 @@ def finetune(
     out = out or Path("runs") / called
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
-    about |= {"init": _pairs(init), **_store(regions)}
+    about |= {"init": _pairs(init)}
+    regions = _beside(system, system_name, regions, saved, task.reads_regions(recipe.task))
     with several(ranks, recipe), work(as_json) as say:
         from diptych.train import run
 
         notes: list[str] = []
-        options = run.Options(init=_runs(init), resume=resume.value, about=about, profile=_profile_page(profile))
+        options = run.Options(init=_runs(init), resume=resume.value, profile=_profile_page(profile))
         options |= {"announce": lambda recipe: show(recipe, notes)}
-        _task_suits(task.reads_regions(recipe.task), system, system_name, regions, specs)
         sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
+        options["about"] = about | _store(regions, sources)
         validation = _validation(specs[0], task.purpose, regions, notes)
         result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *finished(out))
@@ -197,12 +196,9 @@ def evaluate(
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         with_proposer(judged)
         spec = data or model.about["data"][0]
-        is_read = task.reads_regions(recipe.task)
-        known = model.about.get("regions") if model.system.reads_regions or is_read else None
-        regions = regions or (Path(known) if known else None)
-        _task_suits(is_read, type(model.system), model.about["system"], regions, [spec])
+        regions = _beside(type(model.system), model.about["system"], regions, model.about, task.reads_regions(recipe.task))
         found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
-        about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions)}
+        about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions, [found])}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
             put("--predictions", predictions, lambda: _write_predictions(predictions, evaluation.predictions))
@@ -295,7 +291,7 @@ def plan(
 @app.command()
 def convert(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="Whose weights: align, bert, detr, oscar, resnet, soho, uniter, vilt.")
+        str, typer.Argument(metavar="KIND", help="Whose weights: align, bert, detr, oscar, resnet, soho, uniter, vilt, x152c4.")
     ],
     source: Annotated[Path, typer.Argument(metavar="SOURCE")],
     dest: Annotated[Path, typer.Argument(metavar="DEST")],
@@ -337,10 +333,12 @@ def _objectives(
 
         if find.run(source) is not None:
             model = load(source)
+            regions = _beside(type(model.system), model.about["system"], regions, model.about, pretraining=True)
         else:
             fresh = find.system(source)
             recipe, words = fresh.recipe, tokenizer.load(fresh.recipe.text.vocab)
-            seen = find.readers([data or "scenes"], "train", fresh.cls.purpose)
+            regions = _beside(fresh.cls, fresh.name, regions, pretraining=True)
+            seen = _seen(find.readers([data or "scenes"], "train", fresh.cls.purpose), regions)
             prepared = fresh.cls.prepare(recipe.system, [one.reader for one in seen], words)
             recipe = recipe.model_copy(update={"system": prepared})
             about = {"system": fresh.name, "preset": fresh.preset, "data": ["scenes"]}
@@ -348,13 +346,10 @@ def _objectives(
         if model.task is not None:
             raise UserError(f"{source}: fine-tuned for {model.about['task']}, and objectives are those of pre-training")
         recipe, kind = resolved(model.recipe, None, settings), type(model.system)
-        known = model.about.get("regions")
-        regions = regions or (Path(known) if known else None)
         specs = [data] if data else model.about["data"]
-        _regions_suit(kind, model.about["system"], regions, specs, pretraining=True)
-        sources = by_language(_seen(find.readers(specs, split, kind.purpose), regions), recipe.data, training=False)
-        about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions)}
-        system = model.system
+        sources = _seen(find.readers(specs, split, kind.purpose), regions)
+        about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions, sources)}
+        sources, system = by_language(sources, recipe.data, training=False), model.system
         if recipe.system != model.recipe.system:
             system = run.build_system(recipe, kind, model.tokenizer).to(next(model.system.parameters()).device)
             try:
@@ -439,42 +434,55 @@ def _only(sources: list[Mixed]) -> Mixed:
     return sources[0]
 
 
-def _store(regions: Path | None) -> dict[str, str]:
-    """The region store's place in `about`: only where there is one."""
-    return {} if regions is None else {"regions": str(regions)}
+def _beside(
+    system: type[System],
+    name: str,
+    given: Path | None,
+    saved: Mapping[str, Any] | None = None,
+    task_reads: bool = False,
+    pretraining: bool = False,
+) -> Path | None:
+    """What is read beside the data: the store given, that of the run started from (`saved`), or what the shipped detector sees.
 
-
-def _task_suits(is_read: bool, system: type[System], name: str, regions: Path | None, specs: list[str]) -> None:
-    """As `_regions_suit`, where the task itself may read the store, too."""
+    None where nothing is. Refused: a store that would not be read, and regions by another detector than a run has learnt to read.
+    """
+    from diptych import find
     from diptych.config import UserError
 
-    if not is_read:
-        _regions_suit(system, name, regions, specs)
-    elif regions is None:
-        raise UserError("task.candidates=detected chooses among what a detector saw in the pictures: --regions STORE")
+    if not (task_reads or system.reads_regions or (pretraining and system.taught_by_regions)):
+        if given is not None:
+            when = " after pre-training" if system.taught_by_regions else ""
+            raise UserError(f"--regions {given}: {name} reads no region features{when}; leave it out")
+        return None
+    if given is not None or (saved or {}).get("regions"):
+        return given or Path((saved or {})["regions"])
+    if saved is not None and system.reads_regions:
+        raise UserError(f"this {name} reads what a detector saw in the pictures, and its run does not say which: --regions STORE")
+    return Path(find.SHIPPED)
 
 
-def _regions_suit(system: type[System], name: str, regions: Path | None, specs: list[str], pretraining: bool = False) -> None:
-    """Refuse a missing store, and one that would not be read."""
-    from diptych.config import UserError
+def _store(regions: Path | None, sources: list[Mixed]) -> dict[str, Any]:
+    """Where regions come from, for `about`: only where there are any. The stores, if they were made on the way."""
+    from diptych import find
+    from diptych.regions.store import WithRegions
 
-    is_read = system.reads_regions or (pretraining and system.taught_by_regions)
-    if is_read and regions is None:
-        how = "reads" if system.reads_regions else "is taught by"
-        raise UserError(f"{name} {how} what a detector saw in the pictures: --regions STORE. {commands_for(specs)}")
-    if regions is not None and not is_read:
-        when = " after pre-training" if system.taught_by_regions else ""
-        raise UserError(f"--regions {regions}: {name} reads no region features{when}; leave it out")
+    if regions is None:
+        return {}
+    stores = [str(source.reader.store.path) for source in sources if isinstance(source.reader, WithRegions)]
+    return {"regions": str(regions)} | ({"region_stores": stores} if str(regions) == find.SHIPPED else {})
 
 
 def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
-    """Sources whose samples bring what the store, where there is one, holds of their pictures."""
+    """Sources whose samples bring what a detector saw in their pictures, where that is read."""
     from dataclasses import replace
 
+    from diptych import find
     from diptych.regions.store import RegionStore, WithRegions
 
     if regions is None:
         return sources
+    if str(regions) == find.SHIPPED:
+        return seen_on_the_way(sources)
     store = RegionStore(regions)
     return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
 

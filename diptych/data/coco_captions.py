@@ -31,7 +31,7 @@ _CAPTION = {"image_id": int, "caption": str, "false_caption?": str, "spans?": [f
 _INSTANCE = {"id": int, "image_id": int, "category_id": int, "bbox": (files.NUMBER,) * 4, "attributes?": [str]}
 
 
-def _candidates(kind: str, split: str) -> list[str]:
+def candidates(kind: str, split: str) -> list[str]:
     names = [f"{kind}_{split}{year}.json" for year in _YEARS]
     return [f"{folder}{name}" for name in names for folder in ("coco/", "annotations/", "")]
 
@@ -42,16 +42,16 @@ class COCOCaptions:
 
     @staticmethod
     def recognises(root: Path) -> bool:
-        return bool(_splits(root))
+        return bool(splits(root, "captions"))
 
     @classmethod
     def open(cls, root: Path, split: str, limit: int | None = None) -> COCOCaptions:
-        captions = files.first_of(root, _candidates("captions", split))
+        captions = files.first_of(root, candidates("captions", split))
         if captions is None:
-            if splits := _splits(root):
-                raise files.no_split(_NAME, split, splits, root)
-            captions = files.needed(_NAME, root, _candidates("captions", split))
-        return cls(root, split, captions, files.first_of(root, _candidates("instances", split)), limit)
+            if there := splits(root, "captions"):
+                raise files.no_split(_NAME, split, there, root)
+            captions = files.needed(_NAME, root, candidates("captions", split))
+        return cls(root, split, captions, files.first_of(root, candidates("instances", split)), limit)
 
     def __init__(self, root: Path, split: str, captions: Path, instances: Path | None, limit: int | None):
         self._files, self._settings = [captions, *([instances] if instances else [])], (split, limit)
@@ -67,7 +67,7 @@ class COCOCaptions:
         year = captions.stem.rpartition("_")[2]
         places = (f"images/{year}", f"images/{split}", "images", year, "")
         self._folder = files.picture_folder(_NAME, root, places, self._image[self._ids[0]]["file_name"])
-        self._boxes = _instances(instances, self._image) if instances else {}
+        self._boxes = instances_of(instances, self._image) if instances else {}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -92,14 +92,14 @@ class COCOCaptions:
         return files.digest(self._files, *self._settings)
 
 
-def _splits(root: Path) -> list[str]:
-    """Splits whose captions lie under a root."""
-    found = [path for folder in ("coco", "annotations", ".") for path in sorted((root / folder).glob("captions_*.json"))]
-    names = [path.stem.removeprefix("captions_") for path in found]
+def splits(root: Path, kind: str) -> list[str]:
+    """Splits whose files of a kind ("captions", "instances") lie under a root."""
+    found = [path for folder in ("coco", "annotations", ".") for path in sorted((root / folder).glob(f"{kind}_*.json"))]
+    names = [path.stem.removeprefix(f"{kind}_") for path in found]
     return list(dict.fromkeys(name.removesuffix("2014").removesuffix("2017") for name in names))
 
 
-def _instances(path: Path, images: dict[int, Any]) -> dict[int, dict[int, Box]]:
+def instances_of(path: Path, images: dict[int, Any]) -> dict[int, dict[int, Box]]:
     """Image id -> instance id -> box."""
     name_of = {category["id"]: category["name"] for category in files.elements(path, "categories", of={"id": int, "name": str})}
     boxes: dict[int, dict[int, Box]] = {}

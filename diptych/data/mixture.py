@@ -27,7 +27,8 @@ PERIOD = 2**14  # shares are kept to 1/16384; a source with any weight gets at l
 class Source:
     name: str  # as the user gave it
     reader: Reader
-    weight: float | None = None  # share of the draws relative to the others; None: its number of samples
+    weight: float | None = None  # share of the draws relative to the others; None: its number of samples ...
+    copies: float = 1  # ... so many times
 
 
 class Mixture:
@@ -41,7 +42,7 @@ class Mixture:
                 raise UserError(f"{source.name}: weight {source.weight:g} is not a positive number")
         self.sources = tuple(sources)
         self.orders = [Order(len(source.reader), draw, f"order/{place}") for place, source in enumerate(sources)]
-        weights = [len(source.reader) if source.weight is None else source.weight for source in sources]
+        weights = [source.copies * len(source.reader) if source.weight is None else source.weight for source in sources]
         self.pattern_P = _pattern(weights)
         self.slots_S = np.bincount(self.pattern_P, minlength=len(sources))
         before_SP = np.cumsum(self.pattern_P == np.arange(len(sources))[:, None], axis=1) - 1

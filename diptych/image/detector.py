@@ -12,7 +12,7 @@ feature, not for its name (VinVL's extraction does so too). All boxes are xyxy i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,39 @@ class Named(NamedTuple):
     change_P4: Tensor
 
 
-class Detector(nn.Module):
+class TwoStage(nn.Module):
+    """What detectors with proposals share: which boxes are looked at, and which are kept."""
+
+    config: Any  # with `proposals`, `most`, `least`, `threshold` and `overlap`
+    candidates: int  # likeliest boxes among which overlapping ones are left out
+
+    def __init__(self, config: config.Config):
+        super().__init__()
+        self.config = config
+
+    @torch.no_grad()
+    def propose(self, found: Found) -> list[Tensor]:
+        """[P, 4] of each picture: the likeliest boxes that do not overlap much."""
+        box_IA4 = inside(changed(found.anchor_A4, found.change_IA4), found.side_I14)
+        proposals = []
+        for box_A4, score_A, is_real_A in zip(box_IA4, found.score_IA, found.is_real_IA, strict=True):
+            may_A = is_real_A & ((box_A4[:, 2:] - box_A4[:, :2]) >= 1).all(1)
+            box_P4, score_P = box_A4[may_A].float(), score_A[may_A].float()
+            first_P = score_P.topk(min(len(score_P), self.candidates)).indices
+            kept = nms(box_P4[first_P], score_P[first_P], 0.7)[: self.config.proposals]
+            proposals.append(box_P4[first_P][kept])
+        return proposals
+
+    def choose(self, box_P4: Tensor, chance_PK: Tensor) -> Tensor:
+        """Places of the boxes of one picture that are kept, the surest first."""
+        sure_P = chance_PK[:, 1:].amax(1)
+        kept = nms(box_P4, sure_P, self.config.overlap)[: self.config.most]
+        is_sure = sure_P[kept] >= self.config.threshold
+        is_sure[: self.config.least] = True
+        return kept[is_sure]
+
+
+class Detector(TwoStage):
     class Config(config.Config):
         image: GridCNN.Config = GridCNN.Config(channels=(32, 64, 96), strides=(4, 2, 1))
         width: PositiveInt = 96  # of the feature map
@@ -69,8 +101,7 @@ class Detector(nn.Module):
 
     def __init__(self, config: Config, classes: int, attributes: int):
         """classes: with background."""
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width, anchors = config.width, len(config.anchors)
         self.grid = config.image.build(width)
         self.around = nn.Conv2d(width, width, 3, padding=1)
@@ -87,6 +118,10 @@ class Detector(nn.Module):
             part.apply(initialise)
         assert self.score.bias is not None
         nn.init.constant_(self.score.bias, -4.0)  # one anchor in fifty is something: so few that zero would drown them at first
+
+    @property
+    def candidates(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 8 * self.config.proposals
 
     def forward(self, images: Images) -> Found:
         visual = self.grid(images)
@@ -109,21 +144,8 @@ class Detector(nn.Module):
         centre_VA2, size_VA2 = torch.broadcast_tensors(centre_V12, size_1A2)
         return to_xyxy(torch.cat([centre_VA2, size_VA2], -1)).flatten(0, 1)
 
-    @torch.no_grad()
-    def propose(self, found: Found) -> list[Tensor]:
-        """[P, 4] of each picture: the likeliest boxes that do not overlap much."""
-        box_IA4 = inside(changed(found.anchor_A4, found.change_IA4), found.side_I14)
-        proposals = []
-        for box_A4, score_A, is_real_A in zip(box_IA4, found.score_IA, found.is_real_IA, strict=True):
-            may_A = is_real_A & ((box_A4[:, 2:] - box_A4[:, :2]) >= 1).all(1)
-            box_P4, score_P = box_A4[may_A].float(), score_A[may_A].float()
-            first_P = score_P.topk(min(len(score_P), 8 * self.config.proposals)).indices
-            kept = nms(box_P4[first_P], score_P[first_P], 0.7)[: self.config.proposals]
-            proposals.append(box_P4[first_P][kept])
-        return proposals
-
-    def read(self, found: Found, boxes: list[Tensor]) -> Named:
-        """The boxes of all pictures, one after the other.
+    def read(self, found: Found, boxes: list[Tensor], label_P: Tensor | None = None) -> Named:
+        """The boxes of all pictures, one after the other; their changes are the same whatever the label.
 
         Cells lie on a grid, so the area that a part shares with a cell is a share of rows times a share of columns: two small
         products, where weighing every cell for every part (`nn.box.pool`) took more time than the whole network.
@@ -153,14 +175,6 @@ class Detector(nn.Module):
     def attributes(self, feature_PD: Tensor, label_P: Tensor) -> Tensor:
         """[P, K] logits; label: the true class in training, the likeliest afterwards."""
         return self.attribute(torch.cat([feature_PD, self.label(label_P)], 1)).float()
-
-    def choose(self, box_P4: Tensor, chance_PK: Tensor) -> Tensor:
-        """Places of the boxes of one picture that are kept, the surest first."""
-        sure_P = chance_PK[:, 1:].amax(1)
-        kept = nms(box_P4, sure_P, self.config.overlap)[: self.config.most]
-        is_sure = sure_P[kept] >= self.config.threshold
-        is_sure[: self.config.least] = True
-        return kept[is_sure]
 
 
 def sides(images: Images) -> Tensor:

@@ -90,6 +90,22 @@ def extract(
     return writer.finish()
 
 
+class AtSight:
+    """What a detector sees in single pictures, looked at when they are asked for: in the place of a store."""
+
+    def __init__(self, system: System, recipe: Recipe, tokenizer: Tokenizer):
+        assert isinstance(system, Detects)
+        self.system, self.detector, self.image = system.eval(), system, recipe.data.image
+        self._collate = Collate(tokenizer, TextConfig(max_tokens=3), recipe.data, training=False)
+
+    @torch.inference_mode()
+    def __getitem__(self, image: Path | bytes) -> Detected:
+        sample = Sample(key_of(image), (image,))
+        batch = self._collate([sample], [decode_sample(sample, self.image)], [0], Draw(0))
+        (seen,) = of_pictures(self.detector.detect(batch.to(next(self.system.parameters()).device)))
+        return seen
+
+
 def of_pictures(regions: Regions) -> list[Detected]:
     """A batch's regions, picture by picture, without padding."""
     assert regions.feature_IRD is not None and regions.soft_label_IRK is not None
@@ -105,13 +121,17 @@ def _unseen(
 ) -> Iterator[tuple[list[Sample], list[Pictures]]]:
     """Batches of one-picture samples that the store does not hold; a second picture of a sample is a sample of its own."""
     waiting: list[tuple[Sample, Pictures]] = []
-    named = set()
+    named: dict[str, Path | bytes] = {}
     for sample in (reader[i] for i in range(len(reader))):
         for n, image in enumerate(sample.images):
             key = key_of(image)
-            if key in named or writer.has(image):
+            if key in named:
+                if named[key] != image:
+                    raise UserError(f"{image}: {named[key]} has the same folder and name, by which a store tells pictures apart")
                 continue
-            named.add(key)
+            named[key] = image
+            if writer.has(image):
+                continue
             alone = replace(sample, images=(image,), texts=(), false_texts=(), phrases=(), boxes=sample.boxes if n == 0 else ())
             try:
                 waiting.append((alone, decode_sample(alone, image_config)))

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from diptych import checkpoint
 from diptych.config import UserError
 from diptych.contracts import Detected, Reader, Sample
+from diptych.data.picture import BrokenPicture, decode
 
 PARTS = {"box": ("box.f32", np.float32), "feature": ("feature.f16", np.float16), "soft_label": ("soft_label.f16", np.float16)}
 FILES = ("index.jsonl", *(name for name, _ in PARTS.values()))
@@ -90,6 +91,12 @@ class RegionStore:
         box_R4, feature_RD, soft_label_RK = (self._rows[part][first : first + count] for part in PARTS)
         return Detected(box_R4, feature_RD, soft_label_RK)
 
+    @property
+    def nothing(self) -> Detected:
+        """A picture without any region."""
+        box_R4, feature_RD, soft_label_RK = (self._rows[part][:0] for part in PARTS)
+        return Detected(box_R4, feature_RD, soft_label_RK)
+
     @cached_property
     def _rows(self) -> dict[str, NDArray[Any]]:
         columns = _columns(self.width, len(self.classes))
@@ -122,7 +129,7 @@ class Writer:
             self._same_as(_about(self.path))
         elif before.is_file():
             self._same_as(json.loads(before.read_text(encoding="utf-8")))
-        elif any(self.path.iterdir()):
+        elif any(not there.name.startswith(".") for there in self.path.iterdir()):
             raise UserError(f"{self.path}: holds other files and no region store; use another --out")
         checkpoint.write_json(before, self._asked)
         (self.path / "store.json").unlink(missing_ok=True)  # from here to `finish` it is in the making
@@ -186,7 +193,10 @@ class Writer:
 
 
 class WithRegions:
-    """A reader whose samples bring what a store holds of their pictures."""
+    """A reader whose samples bring what a store holds of their pictures.
+
+    A picture that no detector could read is not in the store: nothing was seen in it, and whoever decodes it tells of it.
+    """
 
     def __init__(self, reader: Reader, store: RegionStore):
         self.reader, self.store = reader, store
@@ -200,7 +210,17 @@ class WithRegions:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.reader[index]
-        return replace(sample, regions=tuple(self.store[image] for image in sample.images))
+        return replace(sample, regions=tuple(self._seen(image) for image in sample.images))
+
+    def _seen(self, image: Path | bytes) -> Detected:
+        try:
+            return self.store[image]
+        except UserError:
+            try:
+                decode(image)
+            except BrokenPicture:
+                return self.store.nothing
+            raise
 
     @property
     def fingerprint(self) -> str:

@@ -17,6 +17,8 @@ def model_card(asked: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         f"| {metric} | {_number(value, result['ci95'].get(metric))} |" for metric, value in result["metrics"].items()
     )
     sources = "\n".join(f"* {s['name']}: {s['samples']:,} samples (sha256 {s['sha256'][:12]})" for s in asked["sources"])
+    if asked.get("regions"):  # the store, or the detector and the stores that it made
+        sources += f"\n* regions: {', '.join([asked['regions'], *asked.get('region_stores', ())])}"
     start = f", from {asked['from']}" if asked.get("from") else ""
     return f"""---
 {yaml.safe_dump(matter, sort_keys=False).strip()}

@@ -35,32 +35,44 @@ LOGS = ("metrics.jsonl", "quarantine.jsonl", "skipped.jsonl")
 _open_here: set[Path] = set()  # POSIX record locks do not keep a process from itself
 
 
+class Taken(UserError):
+    """A directory that another process holds."""
+
+
 @contextmanager
 def locked(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Make the directory and hold it. A second run in it is refused. One that was made here for nothing goes again."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with complaints(f"{out}: cannot be used as a run directory"):
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    place = out.resolve()
+    with held(out, tell):
+        try:
+            yield
+        except BaseException:
+            if made and not _has_begun(out):
+                shutil.rmtree(out, ignore_errors=True)
+                with suppress(OSError):  # of its parents those that hold nothing else
+                    for folder in made[1:]:
+                        folder.rmdir()
+            raise
+
+
+@contextmanager
+def held(folder: Path, tell: Callable[[str], None], doing: str = "is training here") -> Iterator[None]:
+    """Keep all others out of a directory that is there; `Taken` if one of them has it."""
+    with complaints(f"{folder}: cannot be written"):
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    place = folder.resolve()
     try:
         if place in _open_here or not _lock(descriptor, tell):
             holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() if hasattr(os, "pread") else ""
-            raise UserError(f"{out}: another process is training here{f' ({holder})' if holder else ''}; use another --out")
+            raise Taken(f"{folder}: another process {doing}{f' ({holder})' if holder else ''}; use another --out")
         _open_here.add(place)
         try:
-            with complaints(f"{out}: cannot be written"):
+            with complaints(f"{folder}: cannot be written"):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()}\n".encode())
-            try:
-                yield
-            except BaseException:
-                if made and not _has_begun(out):
-                    shutil.rmtree(out, ignore_errors=True)
-                    with suppress(OSError):  # of its parents those that hold nothing else
-                        for folder in made[1:]:
-                            folder.rmdir()
-                raise
+            yield
         finally:
             _open_here.discard(place)
     finally:

@@ -358,6 +358,7 @@ def _asked(recipe: Recipe, data: Sequence[Source], about: Mapping[str, Any]) -> 
     """config.json: what decides the run, and by what names it was asked for."""
     sources = [
         {"name": source.name, "samples": len(source.reader), "weight": source.weight, "sha256": source.reader.fingerprint}
+        | ({} if source.copies == 1 else {"weight": source.copies * len(source.reader)})
         for source in data
     ]
     asked = {"diptych": __version__, **about, "recipe": recipe.model_dump(mode="json"), "sources": sources}

@@ -32,7 +32,7 @@ READERS = {
 }
 
 
-PURPOSES = {"pretrain", "vqa", "ve", "nlvr2", "vcr", "rec", "retrieval", "documents", "probe", "translations"}
+PURPOSES = {"pretrain", "vqa", "ve", "nlvr2", "vcr", "rec", "retrieval", "documents", "probe", "translations", "boxes"}
 SAME_FILES = {(Concepts, WIT), (Concepts, Languages), (Languages, WIT), (Languages, Concepts)}  # for another purpose
 
 
@@ -61,7 +61,7 @@ def test_a_reader_reads_its_example(module, tmp_path):
     assert len(samples) == 4
     assert len({sample.key for sample in samples}) == 4
     for sample in samples:
-        assert sample.texts or "label" in sample.labels
+        assert sample.texts or "label" in sample.labels or (sample.boxes and cls.purposes == {"boxes"})
         assert all(text == text.strip() != "" for text in sample.texts)
         if not cls.purposes <= {"documents", "translations"}:
             assert decode(sample.images[0]).shape == (32, 48, 3)

@@ -3,9 +3,14 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pytest
 from test_every_system import TOKENIZER
 
+from diptych import find
 from diptych.contracts import Box, Sample
+from diptych.data.mixture import Mixture, Source
+from diptych.draw import Draw
 from diptych.regions.balance import ClassAware
 from diptych.systems.detector import RegionDetector
 
@@ -45,3 +50,19 @@ def test_aliases_of_several_sets_are_one_class_above_the_floor():
     prepared = RegionDetector.prepare(config, sets, TOKENIZER)
     assert prepared.names == ("cat", "dog"), "two ants are below the floor"
     assert RegionDetector(prepared, TOKENIZER).called("hound") == "dog"
+
+
+def test_copies_of_a_set_are_counted_in_its_pictures_after_balancing():
+    """VinVL: so many copies of a set and one of another, each picture of the first so many times as often."""
+    small, large = Things("dog dog", "cat"), Things(*["ant ant"] * 9, "bee")
+    balanced = ClassAware(large, 3)
+    assert len(balanced) == 12, "the bee three times"
+    mixture = Mixture([Source("small", small, copies=8), Source("large", balanced)], Draw(0))
+    share = mixture.slots_S / mixture.slots_S.sum()
+    assert share == pytest.approx(np.array([16, 12]) / 28, abs=1e-4)
+    source_N, index_N = mixture.locate(np.arange(28 * 400))
+    shown = Counter((int(s), balanced.index[i] if s else int(i)) for s, i in zip(source_N, index_N, strict=True))
+    assert shown[0, 0] / shown[1, 0] == pytest.approx(8, rel=0.01)
+    assert shown[1, 9] / shown[1, 0] == pytest.approx(3, rel=0.01)
+    assert find.parse_spec("vg@8x")[2:] == (find.Path("vg"), None, 8)
+    assert find.parse_spec("vg@8")[2:] == (find.Path("vg"), 8, 1)

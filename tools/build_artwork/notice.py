@@ -21,8 +21,9 @@ Pictures of seven emoji families, taken from the npm packages named here.
 
 Changes: each picture was rendered from its vector form to pixels, cut to what is visible, scaled to at most 128 pixels and
 compressed with loss (WebP). The data sets and pictures that Diptych makes from them are further changed: pictures are recoloured,
-mirrored, scaled, placed on coloured grounds and composed with pictures of the other families. None of the artists endorses
-Diptych or those changes. `index.json` beside the pictures records, for every sprite, its family and the icon it was made from.
+mirrored, scaled, placed on coloured grounds and composed with pictures of the other families. The weights in
+diptych/regions/shipped were learnt from pictures so composed. None of the artists endorses Diptych or those changes.
+`index.json` beside the pictures records, for every sprite, its family and the icon it was made from.
 """
 
 NAMES_TEXT = """
