@@ -165,7 +165,8 @@ def evaluate(
         Path | None, typer.Option("--predictions", metavar="FILE", help="In the benchmark's own format; a table if named .csv.")
     ] = None,
     items: Annotated[
-        Path | None, typer.Option("--items", metavar="FILE", help="Every question's score and best answers, as JSON lines.")
+        Path | None,
+        typer.Option("--items", metavar="FILE", help="JSON lines: every question's score and answers; of objectives, a batch's sums."),
     ] = None,
     regions: Regions = None,
     settings: Settings = None,
@@ -175,7 +176,7 @@ def evaluate(
     from diptych import find
 
     if name == "objectives":
-        return _objectives(source, data, split, regions, settings, as_json)
+        return _objectives(source, data, split, items, regions, settings, as_json)
     task = find.task_class(name)
     with work(as_json) as say:
         from diptych import checkpoint
@@ -305,13 +306,25 @@ def convert(
 # ------------------------------------------------------------------------------------------------- what they share
 
 
-def _objectives(source: str, data: str, split: str, regions: Path | None, settings: list[str] | None, as_json: bool) -> None:
-    """The objectives of pre-training on one split. A preset instead of a run: of a system that has learnt nothing."""
+def _objectives(
+    source: str,
+    data: str,
+    split: str,
+    items: Path | None,
+    regions: Path | None,
+    settings: list[str] | None,
+    as_json: bool,
+) -> None:
+    """The objectives of pre-training on one split. A preset instead of a run: of a system that has learnt nothing.
+
+    `--set system.mvm=null` asks a run without that objective: what is left is hidden and asked as if it had never been.
+    """
     from diptych import find
     from diptych.config import UserError
 
     with work(as_json) as say:
-        from diptych.load import Model, load
+        from diptych import checkpoint
+        from diptych.load import Model, configured, load
         from diptych.text import tokenizer
         from diptych.train import run
 
@@ -328,13 +341,17 @@ def _objectives(source: str, data: str, split: str, regions: Path | None, settin
         if model.task is not None:
             raise UserError(f"{source}: fine-tuned for {model.about['task']}, and objectives are those of pre-training")
         recipe, kind = resolved(model.recipe, None, settings), type(model.system)
+        model = configured(model, recipe)
         known = model.about.get("regions")
         regions = regions or (Path(known) if known else None)
         specs = [data] if data else model.about["data"]
         _regions_suit(kind, model.about["system"], regions, specs, pretraining=True)
         sources = _seen(find.readers(specs, split, kind.purpose), regions)
         about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions)}
-        result = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
+        result, measured = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
+        if items:
+            lines = "".join(json.dumps(sums) + "\n" for sums in measured.batches)
+            put("--items", items, lambda: checkpoint.write_file(items, lines.encode()))
         say(result, *_scores(result))
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from diptych.config import UserError, nearest
 from diptych.contracts import Trainable
 from diptych.study import crew
 from diptych.study.kept import Results, shown
-from diptych.study.lanes import Call, Command, last_step, progress_line
+from diptych.study.lanes import Call, Command, progress_line
 from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
@@ -128,8 +127,8 @@ class Plan:
                     self.unfit[system, task] = str(error)
                     continue
                 self._add(system, self.fields[task])
-        self._folders = {str(stage.command.makes.parent): stage.command for stage in self.stages.values()}
-        self._folders |= {str(run.makes.parent): run for cell in self.cells.values() for run in cell.tunings.values()}
+        tunings = (run for cell in self.cells.values() for run in cell.tunings.values())
+        self.web = crew.Web([*(stage.command for stage in self.stages.values()), *tunings])
 
     def _add(self, system: str, field: Field) -> None:
         store = self._store(field) if find.system_class(system).reads_regions else None
@@ -186,22 +185,9 @@ class Plan:
             tunings[rate] = Command(f"fine-tuning {system} on {task}", command, run / "result.json", steps)
         return Cell(system, task, arm, seed, key, tunings, splits, asked, field.data)
 
-    def needs(self, command: Command) -> list[Command]:
-        """The commands that make the folders which its words name."""
-        named = [word.partition("=")[2] if word.startswith(("image=", "text=", "fusion=")) else word for word in command.words]
-        found = (self._folders.get(word) for word in named)
-        return [other for other in found if other is not None and other.makes != command.makes]
-
-    def line(self, command: Command) -> list[Command]:
-        """All that it needs, directly or not, and itself, in order."""
-        whole: dict[Path, Command] = {}
-        for other in self.needs(command):
-            whole |= {step.makes: step for step in self.line(other)}
-        return [*whole.values(), command]
-
     def before(self, cell: Cell) -> list[Stage]:
         """What a cell's weights were trained on before, in order."""
-        return [self.stages[step.makes] for step in self.line(next(iter(cell.tunings.values()))) if step.makes in self.stages]
+        return [self.stages[step.makes] for step in self.web.line(next(iter(cell.tunings.values()))) if step.makes in self.stages]
 
 
 def _unborn(chain: Chain) -> config.Recipe:
@@ -219,8 +205,7 @@ class Work:
         self.records: dict[tuple[str, str, str, int], dict[str, Any]] = {}
         self.lost: dict[tuple[str, str, str, int], str] = {}  # cell -> what was said
         self.failed: dict[Path, str] = {}
-        self._clock = plan.out / "took.json"  # seconds of commands, by what they make
-        self.took: dict[str, float] = json.loads(self._clock.read_text(encoding="utf-8")) if self._clock.exists() else {}
+        self.clock = crew.Clock(plan.out)
         for place, cell in plan.cells.items():
             if record := results.get(cell.system, cell.task, cell.name, cell.key):
                 self.records[place] = record
@@ -248,29 +233,27 @@ class Work:
         return [*tunings, *(cell.judged(rate).values() if rate is not None else ())]
 
     def ready(self) -> list[Command]:
-        steps = {step.makes: step for cell in self.open() for command in self.due(cell) for step in self.plan.line(command)}
+        steps = {step.makes: step for cell in self.open() for command in self.due(cell) for step in self.plan.web.line(command)}
         return [
             step
             for step in steps.values()
             if not step.makes.exists()
             and step.makes not in self.failed
-            and all(need.makes.exists() for need in self.plan.needs(step))
+            and all(need.makes.exists() for need in self.plan.web.needs(step))
         ]
 
     def ended(self, command: Command, complaint: str, seconds: float) -> None:
         if complaint or not command.makes.exists():
             self.failed[command.makes] = complaint or f"{command.makes} was not made"
         else:
-            name = str(command.makes.relative_to(self.plan.out))
-            self.took[name] = round(self.took.get(name, 0.0) + seconds, 1)
-            checkpoint.write_json(self._clock, self.took)
+            self.clock.add(command, seconds)
         self.settle()
 
     def settle(self) -> None:
         """Keep what is finished, and give up what cannot be."""
         for cell in list(self.open()):
             due, rate = self.due(cell), self.rate(cell)
-            steps = [step for command in due for step in self.plan.line(command)]
+            steps = [step for command in due for step in self.plan.web.line(command)]
             broken = next((step for step in steps if step.makes in self.failed), None)
             if broken is not None:
                 self.lost[cell.place] = f"{broken.about}: {self.failed[broken.makes]}"
@@ -304,41 +287,22 @@ class Work:
             "curve": _curve(command),
             "splits": {split: self.results.pack(part) for split, part in items.items()},
             "shown": shown(items[cell.splits[0]]),
-            "commands": [str(step) for step in (*self.plan.line(command), *judged.values())],
+            "commands": [str(step) for step in (*self.plan.web.line(command), *judged.values())],
         }
 
     def _told(self, stage: Stage) -> dict[str, Any]:
         """A stage of a past: what it saw of how many samples, and how long it took."""
         command, told = stage.command, {"about": stage.command.about, "sees": stage.sees}
         if not command.run:
-            return told | {"seconds": self.took.get(str(command.makes.relative_to(self.plan.out)), 0.0)}
+            return told | {"seconds": self.clock.of(command)}
         return told | {"steps": command.steps, "samples": _seen(command), "seconds": result_of(command)["seconds"]}
 
     # ------------------------------------------------------------------------------------------------- how far it is
 
     def standing(self, at_work: Sequence[crew.AtWork]) -> str:
-        done, all_ = len(self.records) + len(self.lost), len(self.plan.cells)
-        parts = [f"{done} of {all_} cells" + (f", {len(self.lost)} failed" if self.lost else "")]
-        left = self.seconds_left(len(at_work))
-        parts += [f"about {max(1, round(left / 60))} min left"] if left else []
-        for one in at_work:
-            done_steps = last_step(one.command.run / "metrics.jsonl") if one.command.run else 0
-            parts.append(one.command.about + (f" {100 * done_steps // one.command.steps} %" if done_steps else ""))
-        return "  |  ".join(parts)
-
-    def seconds_left(self, jobs: int) -> float | None:
-        """By what commands alike have taken; None before there are any. What is at work counts whole."""
-        alike: dict[str, list[float]] = {}
-        steps: list[float] = []  # seconds a step, of any training
-        for command in self._commands():
-            if took := self.took.get(str(command.makes.relative_to(self.plan.out))):
-                alike.setdefault(command.about, []).append(took)
-                steps += [took / command.steps] if command.steps else []
-        if not steps:
-            return None
         left = [command for command in self._commands(only_open=True) if not command.makes.exists()]
-        mean = statistics.mean(steps)
-        return sum(statistics.mean(alike.get(c.about, [c.steps * mean or 10.0])) for c in left) / max(jobs, 1)
+        seconds = self.clock.left(self._commands(), left, len(at_work))
+        return crew.told(len(self.records), len(self.plan.cells), len(self.lost), seconds, at_work)
 
     def _commands(self, only_open: bool = False) -> list[Command]:
         """Each once; of cells whose rate is not known yet, the scoring of one."""
@@ -347,7 +311,7 @@ class Work:
             rate = self.rate(cell) or next(iter(cell.tunings))
             searches = cell.seed == 0 and not cell.arm.startswith("without_")
             for command in (*(cell.tunings.values() if searches else [cell.tunings[rate]]), *cell.judged(rate).values()):
-                found |= {step.makes: step for step in self.plan.line(command)}
+                found |= {step.makes: step for step in self.plan.web.line(command)}
         return list(found.values())
 
 

@@ -13,9 +13,10 @@ before it. The same past is thus made once, by whomever it is asked for, and nev
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -159,8 +160,16 @@ class Pasts:
     def __init__(self, budget: Budget, out: Path):
         self.budget, self.out = budget, out
         self._sha256: dict[tuple[str, str, Any], str] = {}
+        self._fit: Callable[[Recipe], Sequence[str]] = lambda recipe: ()
 
-    def of(self, system: str) -> Chain:
+    def fitted(self, fit: Callable[[Recipe], Sequence[str]]) -> Pasts:
+        """The same, every system with the settings that `fit` gives for its preset. Detectors stay: what they see is data."""
+        other = copy.copy(self)
+        other._fit = fit
+        return other
+
+    def of(self, system: str, settings: Sequence[str] = ()) -> Chain:
+        """`settings` are of its pre-training alone."""
         if system not in PASTS:
             raise UserError(f"{system}: its past is not known{nearest(system, PASTS)}")
         past, spec = PASTS[system], f"{system}:{self.budget.preset}"
@@ -176,7 +185,7 @@ class Pasts:
             begun = tuple(word for part in ("text", "fusion") for word in ("--init", f"{part}={words.command.run}"))
             start = (*(("--init", f"image={root.command.run}") if root else ()), *begun)
         regions = ("--regions", str(store.command.makes.parent)) if store else ()
-        pretraining = self.train(system, (*texts, *start, *regions), past.settings, "short texts about pictures")
+        pretraining = self.train(system, (*texts, *start, *regions), (*past.settings, *settings), "short texts about pictures")
         return Chain(system, spec, past, root, detector, store, words, pretraining)
 
     @cached_property
@@ -186,7 +195,8 @@ class Pasts:
     def train(self, system: str, words: Sequence[str], settings: Sequence[str] = (), sees: str = "") -> Stage:
         found = find.system(f"{system}:{self.budget.preset}")
         steps = self.budget.steps_of(system, found.recipe.train.steps)
-        settings = (*settings, f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}")
+        fit = self._fit(found.recipe) if system != "detector" else ()
+        settings = (*fit, *settings, f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}")
         recipe = config.resolve(found.recipe, *map(config.from_setting, settings))
         data = [word for option, word in pairwise(words) if option == "--data"]
         key = self.key(words, recipe, [self.sha256(spec, "train", found.cls.purpose) for spec in data])

@@ -33,7 +33,7 @@ from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
 from diptych.train.card import model_card
 from diptych.train.evaluate import headline, intervals
-from diptych.train.held_out import objectives
+from diptych.train.held_out import Measured, objectives
 from diptych.train.log import Journal, last_losses
 from diptych.train.loop import Loop, Probe
 from diptych.train.precision import autocast, choose_device, choose_precision
@@ -93,7 +93,7 @@ def pretrain(
     def score(model: System) -> dict[str, Result]:
         if not (recipe.train.validate_every and held_out):
             return {}
-        return {"val": measure(model, recipe, held_out, "val", tokenizer, about=about)}
+        return {"val": measure(model, recipe, held_out, "val", tokenizer, about=about)[0]}
 
     return _run(recipe, begin, data, out, tokenizer, about, options, score)
 
@@ -107,11 +107,11 @@ def measure(
     *,
     about: Mapping[str, Any],
     limit: int | None = None,
-) -> Result:
+) -> tuple[Result, Measured]:
     """All objectives of pre-training on samples that were not trained on (train/held_out.py)."""
     began = time.perf_counter()
     measured = objectives(model, recipe, data, tokenizer, limit)
-    return {
+    result = {
         **_named(recipe, about),
         "split": split,
         "metrics": measured.metrics,
@@ -120,6 +120,7 @@ def measure(
         "data_sha256": _sha256([source.reader.fingerprint for source in data]),
         "seconds": time.perf_counter() - began,
     }
+    return result, measured
 
 
 def finetune(
