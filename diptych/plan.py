@@ -151,14 +151,22 @@ class Price(NamedTuple):
     flops: float  # forward and backward
 
 
-def price(recipe: Recipe, cls: type[System], data: Sequence[Source], task: type[Task] | None = None, batches: int = 2) -> Price:
+def price(
+    recipe: Recipe,
+    cls: type[System],
+    data: Sequence[Source],
+    task: type[Task] | None = None,
+    regions: tuple[int, int] = (REGIONS, FEATURES),
+    batches: int = 2,
+) -> Price:
     """The mean over the first batches of real samples, by shapes alone: for studies that weigh one run against another.
 
-    What a detector would have seen is made up where it is read, REGIONS of them a picture, for stores come later than plans.
+    What a detector would have seen is made up where it is read, for stores come later than plans: how many regions a picture, of
+    how many numbers.
     """
     tokenizer = vocabulary.load(recipe.text.vocab)
     reads = cls.reads_regions or (cls.taught_by_regions and task is None)
-    made = Largest(recipe, cls, tokenizer)
+    made = Largest(recipe, cls, tokenizer, *regions)
     sources = [replace(source, reader=_Looked(source.reader, made)) if reads else source for source in data]
     readers = [source.reader for source in sources]
     recipe = recipe.model_copy(update={"system": cls.prepare(recipe.system, readers, tokenizer)})
@@ -258,8 +266,8 @@ class Largest:
 
     fingerprint = "0" * 64
 
-    def __init__(self, recipe: Recipe, cls: type[System], tokenizer: Tokenizer):
-        self.recipe, self.cls, image = recipe, cls, recipe.data.image
+    def __init__(self, recipe: Recipe, cls: type[System], tokenizer: Tokenizer, regions: int = REGIONS, features: int = FEATURES):
+        self.recipe, self.cls, self.regions, image = recipe, cls, regions, recipe.data.image
         self.collate = Collate(tokenizer, recipe.text, recipe.data, training=True)
         self.shape = (image.short // image.multiple * image.multiple, image.long // image.multiple * image.multiple, 3)
         word = next(
@@ -269,7 +277,7 @@ class Largest:
         )
         self.text = " ".join([word] * recipe.text.max_tokens)
         config = recipe.system
-        self.features = getattr(getattr(config, "image", None), "features", 0) or FEATURES
+        self.features = getattr(getattr(config, "image", None), "features", 0) or features
         names = getattr(config, "names", ())
         self.region_classes = names or ("background", *(f"thing {k}" for k in range(1, getattr(config, "classes", 0) or CLASSES)))
         purposes = (cls.purpose,) if isinstance(cls.purpose, str) else cls.purpose
@@ -303,11 +311,11 @@ class Largest:
         )
 
     def detected(self) -> Detected:
-        side = np.linspace(0, 0.9, REGIONS, dtype=np.float32)
-        soft_label_RK = np.zeros((REGIONS, len(self.region_classes)), np.float16)
-        soft_label_RK[np.arange(REGIONS), 1 + np.arange(REGIONS) % (len(self.region_classes) - 1)] = 1
+        side, each_R = np.linspace(0, 0.9, self.regions, dtype=np.float32), np.arange(self.regions)
+        soft_label_RK = np.zeros((self.regions, len(self.region_classes)), np.float16)
+        soft_label_RK[each_R, 1 + each_R % (len(self.region_classes) - 1)] = 1
         return Detected(
-            np.stack([side, side, side + 0.1, side + 0.1], 1), np.zeros((REGIONS, self.features), np.float16), soft_label_RK
+            np.stack([side, side, side + 0.1, side + 0.1], 1), np.zeros((self.regions, self.features), np.float16), soft_label_RK
         )
 
     def batch(self, system: System, size: int, step: int) -> Batch:

@@ -166,7 +166,9 @@ def evaluate(
     ] = None,
     items: Annotated[
         Path | None,
-        typer.Option("--items", metavar="FILE", help="JSON lines: every question's score and answers; of objectives, a batch's sums."),
+        typer.Option(
+            "--items", metavar="FILE", help="JSON lines: every question's score and answers; of objectives, a batch's sums."
+        ),
     ] = None,
     regions: Regions = None,
     settings: Settings = None,

@@ -4,6 +4,7 @@
     root_only    image root, or the detector's features ------------> fine-tuning     the fair rival: has eyes, has never read
     pretrained   the same root ---------------> pre-training -------> fine-tuning
     without_...  the last, fine-tuned and asked without picture or text: what the data give away (the tasks' key `withhold`)
+    root_only_equal_compute   the rival, fine-tuned until it has cost as many FLOPs as `pretrained`; for few systems and tasks
 
 A cell is one system on one task with one past and one seed. Its fine-tuning is tried at the learning rates of GRID, relative to
 the system's own; `val` chooses, with the first seed, for all; the cell is scored on every test split. All arms of a system have the
@@ -19,8 +20,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +35,10 @@ from diptych.study.lanes import Call, Command, progress_line
 from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
+Place = tuple[str, str, str, int]  # system, task, arm, seed
 GRID = (0.25, 0.5, 1.0)  # learning rates that are tried, times the system's own
+LONG = "root_only_equal_compute"
+LONG_SYSTEMS, LONG_TASKS = ("vilt", "soho", "uniter"), ("vqa", "retrieval")  # patches, cells, regions; where none are named
 SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
 
 
@@ -60,7 +65,7 @@ class Cell:
     data: str
 
     @property
-    def place(self) -> tuple[str, str, str, int]:
+    def place(self) -> Place:
         return self.system, self.task, self.arm, self.seed
 
     @property
@@ -107,15 +112,24 @@ def field_of(task: str) -> Field | None:
 class Plan:
     """All cells, and the commands that they and their pasts are made by."""
 
-    def __init__(self, systems: Sequence[str], tasks: Sequence[str], budget: Budget, seeds: int, out: Path):
+    def __init__(
+        self,
+        systems: Sequence[str],
+        tasks: Sequence[str],
+        budget: Budget,
+        seeds: int,
+        out: Path,
+        equal_compute: Collection[tuple[str, str]] = (),
+    ):
         self.systems, self.tasks, self.budget, self.seeds, self.out = systems, tasks, budget, seeds, out
+        self.equal_compute = equal_compute  # systems and tasks whose rival is also tuned for as long as everything took
         self.pasts = Pasts(budget, out)
         self.chains = {system: self.pasts.of(system) for system in systems}
         found = {task: field_of(task) for task in tasks}
         self.fields = {task: field for task, field in found.items() if field}
         self.stages: dict[Path, Stage] = {}  # by what they make
         self.unfit: dict[tuple[str, str], str] = {}  # which tasks a system cannot do, and why
-        self.cells: dict[tuple[str, str, str, int], Cell] = {}
+        self.cells: dict[Place, Cell] = {}
         self._runs: dict[str, Path] = {}  # by the key of the first cell that has them
         for system in systems:
             for stage in self.chains[system].stages:
@@ -136,6 +150,7 @@ class Plan:
             self.stages.setdefault(store.command.makes, store)
         cells = [self.cell(system, field, arm, seed, store) for seed in range(self.seeds) for arm in ARMS]
         cells += [self.cell(system, field, f"without_{withheld}", 0, store) for withheld in field.withheld]
+        cells += [self.cell(system, field, LONG, 0, store)] if (system, field.task) in self.equal_compute else []
         self.cells |= {cell.place: cell for cell in cells}
 
     def _store(self, field: Field) -> Stage:
@@ -154,6 +169,8 @@ class Plan:
         recipe = find.finetuning(task, system, before.model_copy(update={"task": None}))
         drawn = budget.controls if withheld else budget.drawn
         steps = max(1, round(drawn / recipe.train.batch_size))
+        if arm == LONG:
+            steps += self._steps_before(chain, field, recipe)
         asked = budget.asked_of(task)
         settings = [
             *chain.past.settings,
@@ -167,7 +184,7 @@ class Plan:
             f"train.score_on={asked or 'null'}",
         ]
         words = ["finetune", task, "--from", str(chain.pretraining.command.run) if is_born else chain.spec, "--data", field.data]
-        words += chain.start if arm == "root_only" else ()
+        words += chain.start if arm in ("root_only", LONG) else ()
         words += ("--regions", str(store.command.makes.parent)) if store else ()
         words += [word for setting in settings for word in ("--set", setting)]
         resolved = config.resolve(recipe, *map(config.from_setting, settings))
@@ -184,6 +201,23 @@ class Plan:
             command = (*words, "--set", f"train.lr={rate:g}", "--out", str(run))
             tunings[rate] = Command(f"fine-tuning {system} on {task}", command, run / "result.json", steps)
         return Cell(system, task, arm, seed, key, tunings, splits, asked, field.data)
+
+    def _steps_before(self, chain: Chain, field: Field, recipe: config.Recipe) -> int:
+        """Steps of fine-tuning by `recipe` that cost what the pre-trained arm learnt from and its rival did not.
+
+        FLOPs of training, forward and backward; a detector's look at the pictures is not among them.
+        """
+        is_shared = find.system_class(chain.system).reads_regions
+        own = [stage for stage in chain.stages if stage is not chain.root and not (is_shared and stage is chain.detector)]
+        flops = 0.0
+        for stage in own:
+            if stage.recipe:
+                words = stage.command.words
+                data = [word for option, word in pairwise(words) if option == "--data"]
+                a_sample = self.pasts.price(words[1].partition(":")[0], stage.recipe, data).flops
+                flops += a_sample * stage.recipe.train.steps * stage.recipe.train.batch_size
+        tuned = config.resolve(recipe, *map(config.from_setting, chain.past.settings))
+        return round(flops / (self.pasts.price(chain.system, tuned, (field.data,), field.task).flops * recipe.train.batch_size))
 
     def before(self, cell: Cell) -> list[Stage]:
         """What a cell's weights were trained on before, in order."""
@@ -202,8 +236,8 @@ class Work:
 
     def __init__(self, plan: Plan, results: Results):
         self.plan, self.results = plan, results
-        self.records: dict[tuple[str, str, str, int], dict[str, Any]] = {}
-        self.lost: dict[tuple[str, str, str, int], str] = {}  # cell -> what was said
+        self.records: dict[Place, dict[str, Any]] = {}
+        self.lost: dict[Place, str] = {}  # cell -> what was said
         self.failed: dict[Path, str] = {}
         self.clock = crew.Clock(plan.out)
         for place, cell in plan.cells.items():
@@ -215,9 +249,14 @@ class Work:
     def open(self) -> Iterator[Cell]:
         yield from (cell for place, cell in self.plan.cells.items() if place not in self.records and place not in self.lost)
 
+    def first(self, cell: Cell) -> Place:
+        """The cell that searches for its learning rate. Controls, long arms and further seeds take another's."""
+        arm = "pretrained" if cell.arm.startswith("without_") else "root_only" if cell.arm == LONG else cell.arm
+        return cell.system, cell.task, arm, 0
+
     def rate(self, cell: Cell) -> float | None:
-        """The learning rate that was best on `val`, once it is known. Controls and further seeds take the first seed's."""
-        first = (cell.system, cell.task, "pretrained" if cell.arm.startswith("without_") else cell.arm, 0)
+        """The learning rate that was best on `val`, once it is known."""
+        first = self.first(cell)
         if first in self.records:
             return self.records[first]["rate"]
         tunings = self.plan.cells[first].tunings
@@ -228,7 +267,7 @@ class Work:
 
     def due(self, cell: Cell) -> list[Command]:
         """The commands of a cell, as far as they are known."""
-        rate, searches = self.rate(cell), cell.seed == 0 and not cell.arm.startswith("without_")
+        rate, searches = self.rate(cell), cell.place == self.first(cell)
         tunings = list(cell.tunings.values()) if searches else [cell.tunings[rate]] if rate is not None else []
         return [*tunings, *(cell.judged(rate).values() if rate is not None else ())]
 
@@ -263,7 +302,7 @@ class Work:
                 self.records[cell.place] = record
                 _lighten(cell, rate)
         for cell in list(self.open()):
-            first = (cell.system, cell.task, "pretrained" if cell.arm.startswith("without_") else cell.arm, 0)
+            first = self.first(cell)
             if first in self.lost and not self.due(cell):
                 self.lost[cell.place] = self.lost[first]
 
@@ -309,7 +348,7 @@ class Work:
         found: dict[Path, Command] = {}
         for cell in self.open() if only_open else self.plan.cells.values():
             rate = self.rate(cell) or next(iter(cell.tunings))
-            searches = cell.seed == 0 and not cell.arm.startswith("without_")
+            searches = cell.place == self.first(cell)
             for command in (*(cell.tunings.values() if searches else [cell.tunings[rate]]), *cell.judged(rate).values()):
                 found |= {step.makes: step for step in self.plan.web.line(command)}
         return list(found.values())
@@ -363,6 +402,7 @@ class Options:
     jobs: int = 1
     resume: Literal["auto", "never"] = "auto"
     results: Path = Path("results")
+    equal_compute: bool = False  # of the systems and tasks that are named, or of LONG_SYSTEMS on LONG_TASKS
 
 
 def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
@@ -375,7 +415,8 @@ def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
         raise UserError(f"{out}: holds a table already; --resume auto goes on with it, or use another --out")
     tell = progress_line()
     tell("planning")
-    plan = Plan(systems, tasks, options.budget, options.seeds, out)
+    equal = list(product(options.systems or LONG_SYSTEMS, options.tasks or LONG_TASKS)) if options.equal_compute else []
+    plan = Plan(systems, tasks, options.budget, options.seeds, out, equal)
     if missing := [task for task in options.tasks if task not in plan.fields]:
         raise UserError(f"--tasks {','.join(missing)}: not to be fine-tuned, or no train, val and test of it in the embedded data")
     if not plan.cells:

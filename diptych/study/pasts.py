@@ -25,6 +25,7 @@ from typing import Any
 
 from diptych import config, find
 from diptych.config import Recipe, UserError, nearest
+from diptych.plan import Price, price
 from diptych.study.lanes import Command
 
 SCENES = ("visual_genome:scenes", "coco_captions:scenes")
@@ -60,6 +61,7 @@ PASTS: Mapping[str, Past] = {
         settings=("data.image.short=128", "data.image.long=128"),
     ),
 }
+PRICED = 512  # samples of each data set that costs are reckoned from
 WITH_BERT = "small"  # the preset in which BERT and they are of one size
 SEES = {"cnn": "boxes with names and attributes", "vit": "boxes with names and attributes", "detector": "boxes, names, attributes"}
 
@@ -160,6 +162,7 @@ class Pasts:
     def __init__(self, budget: Budget, out: Path):
         self.budget, self.out = budget, out
         self._sha256: dict[tuple[str, str, Any], str] = {}
+        self._prices: dict[tuple[str, str, str], Price] = {}
         self._fit: Callable[[Recipe], Sequence[str]] = lambda recipe: ()
 
     def fitted(self, fit: Callable[[Recipe], Sequence[str]]) -> Pasts:
@@ -187,6 +190,16 @@ class Pasts:
         regions = ("--regions", str(store.command.makes.parent)) if store else ()
         pretraining = self.train(system, (*texts, *start, *regions), (*past.settings, *settings), "short texts about pictures")
         return Chain(system, spec, past, root, detector, store, words, pretraining)
+
+    def price(self, system: str, recipe: Recipe, data: Sequence[str], task: str = "") -> Price:
+        """What one sample costs, in pre-training or on a task. What a detector saw is as much as it can see."""
+        asked = (system, task, digest(recipe.model_dump(mode="json")))
+        if asked not in self._prices:
+            cls, task_class = find.system_class(system), find.task_class(task) if task else None
+            sources = find.readers(data, "train", task_class.purpose if task_class else cls.purpose, PRICED)
+            teacher: Any = find.system(f"detector:{self.budget.preset}").recipe.system
+            self._prices[asked] = price(recipe, cls, sources, task_class, (teacher.image.most, teacher.image.features))
+        return self._prices[asked]
 
     @cached_property
     def detector(self) -> Stage:
