@@ -6,7 +6,7 @@
 
 All cells draw as many samples, in as many steps, at the preset's rates and with one seed: fewer pictures are met more often. So
 what differs between cells of one size is what there was to learn from, not how long; with as many rounds instead, data and compute
-would grow together and no cell could tell them apart. The most pictures are as many as are met once, or all there are.
+would grow together and no cell could tell them apart. The most pictures are as many as are drawn, or all there are.
 
 Where a system starts from roots, each size has roots of its own size on all pictures (study/pasts.py), at as many steps as in
 `diptych compare`: pairs of pictures and texts are the data that are limited. What a detector saw, for systems that read it, is data
@@ -54,12 +54,12 @@ class Extent:
     budget: Budget  # steps of what comes before, and of every cell
     pictures: tuple[float, ...]  # shares of the most
     sizes: tuple[float, ...]  # times the preset's own
-    asked: int  # samples of val
+    asked: int | None = None  # samples of val; None: all
 
 
 EXTENTS = {
-    "quick": Extent(BUDGETS["quick"], (1 / 16, 1 / 4, 1), (1 / 4, 1 / 2, 1), 2048),
-    "small": Extent(replace(BUDGETS["small"], stretch=0.5), (1 / 64, 1 / 16, 1 / 4, 1), (1 / 4, 1 / 2, 1), 3360),
+    "quick": Extent(BUDGETS["quick"], (1 / 16, 1 / 4, 1), (1 / 4, 1 / 2, 1)),
+    "small": Extent(replace(BUDGETS["small"], stretch=0.5), (1 / 64, 1 / 16, 1 / 4, 1), (1 / 4, 1 / 2, 1)),
 }
 
 
@@ -179,8 +179,8 @@ class Plan:
         self.chain = self.pasts.of(self.system)  # at the preset's own size
         self.steps = self.extent.budget.steps_of(self.system, found.recipe.train.steps)
         self.drawn = self.steps * found.recipe.train.batch_size
-        shortest = min(len(source.reader) for source in find.readers(SCENES, "train", self.cls.purpose))
-        most = min(shortest, self.drawn)
+        longest = max(len(source.reader) for source in find.readers(SCENES, "train", self.cls.purpose))
+        most = min(longest, self.drawn)  # of a smaller data set all, where the limit is beyond it
         self.pictures = sorted({max(1, round(share * most)) for share in self.extent.pictures})
         is_read = self.cls.reads_regions or self.cls.taught_by_regions
         self.seen = self.pasts.store(SCENES, "pretrain", ("val",)) if is_read else None  # in the pictures that are asked about
@@ -212,7 +212,7 @@ class Plan:
         least = next(iter(self.sets.values()))
         words = ("evaluate", "objectives", "--from", str(run), "--split", "val")
         words += ("--regions", str(self.seen.command.makes.parent)) if self.seen else ()
-        words += tuple(word for setting in (*least, f"data.limit={self.extent.asked}") for word in ("--set", setting))
+        words += tuple(word for setting in (*least, f"data.limit={self.extent.asked or 'null'}") for word in ("--set", setting))
         items = run / "val.jsonl"
         measuring = Command(f"asking {self.system}", (*words, "--items", str(items)), items)
         asked = [self.pasts.sha256(data, "val", self.cls.purpose) for data in PASTS[self.system].data]

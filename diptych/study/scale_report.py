@@ -122,9 +122,15 @@ def _figure(plan: Plan, table: Table) -> Markup:
 
     range_ = reach([track for objectives in plan.sets for track in tracks(objectives, "pictures")])
     charts = [
-        (f"{objectives}: by {lever}", powers(tracks(objectives, lever), label, "loss of masked words, nats", range_))
+        (
+            f"{objectives}: by {lever}, a colour for each {by}",
+            powers(tracks(objectives, lever), label, "loss of masked words, nats", range_),
+        )
         for objectives in plan.sets
-        for lever, label in (("pictures", "pictures of each data set"), ("parameters", "parameters"))
+        for lever, label, by in (
+            ("pictures", "pictures of each data set", "size"),
+            ("parameters", "parameters", "number of pictures"),
+        )
     ]
     keys = [[f"size {times(size)}" for size in plan.extent.sizes], [f"{pictures:,} pictures" for pictures in plan.pictures]]
     legend = Markup("").join(key(names) for names in keys)

@@ -53,11 +53,11 @@ def test_cells_differ_in_their_levers_and_are_asked_the_same(system, here):
     asked = {tuple(word for word in cell.measuring.words if "out/past" not in word) for cell in plan.cells.values()}
     assert len(asked) == 1 and {cell.pretraining.command.steps for cell in plan.cells.values()} == {4}
     recipes = {place: cell.pretraining.recipe for place, cell in plan.cells.items()}
-    assert {recipe.data.limit for recipe in recipes.values()} == set(plan.pictures) and plan.pictures == [9, 36]
+    assert {recipe.data.limit for recipe in recipes.values()} == set(plan.pictures) and plan.pictures == [16, 64]
     assert {recipe.system.width for recipe in recipes.values()} == {
         find.system(f"{system}:tiny").recipe.system.width // d for d in (1, 2)
     }
-    roots = {size: plan.cells[objectives, size, 9].chain.root for objectives, size, _ in plan.cells}
+    roots = {size: plan.cells[objectives, size, 16].chain.root for objectives, size, _ in plan.cells}
     if PASTS[system].root:
         assert roots[0.5].command.makes != roots[1].command.makes, "each size has a root of its own size"
 
@@ -157,7 +157,7 @@ def test_cells_that_decide_no_law_have_none():
 # ------------------------------------------------------------------------------------------------------- the least study
 
 
-def test_the_least_study_with_real_commands(here):
+def test_the_least_study_with_real_commands(here, capsys):
     extent = Extent(LEAST, (1 / 4, 1), (1 / 2, 1), 128)
     done = []
 
@@ -182,6 +182,23 @@ def test_the_least_study_with_real_commands(here):
     one = work.plan.cells[next(iter(work.records))]
     asked = json.loads((one.pretraining.command.makes.parent / "config.json").read_text())
     assert asked["recipe"]["data"]["limit"] == one.pictures
+
+    def asked_again(*settings: str):
+        run = str(one.pretraining.command.makes.parent)
+        words = ["evaluate", "objectives", "--from", run, "--split", "val", "--json", "--set", "data.limit=128"]
+        capsys.readouterr()
+        code = cli.call([*words, *(word for setting in settings for word in ("--set", setting))])
+        said = capsys.readouterr()
+        return json.loads(said.out)["metrics"] if code == 0 else said.err
+
+    last = list(work.plan.sets)[-1]
+    one = work.plan.cells[last, 1, 64]
+    few, all_ = asked_again("system.swap=null", "system.itm.negatives=0"), asked_again()
+    cell = next(cell for cell in table["cells"] if cell["key"] == one.key)
+    assert cell["loss"]["value"] == pytest.approx(few["loss/mlm"], rel=1e-4)
+    assert cell["error"]["value"] == pytest.approx(1 - few["mlm/accuracy"], abs=1e-4)
+    assert "loss/swap" in all_ and "loss/swap" not in few
+    assert "has another shape" in asked_again("system.width=16")
 
     again = scale.scale("crossgrid:tiny", Options(extent, results=Path("results")), Path("elsewhere"), lambda words: 1)
     assert again["cells"] == table["cells"], "kept, and nothing is computed"
