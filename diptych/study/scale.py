@@ -8,9 +8,9 @@ All cells draw as many samples, in as many steps, at the preset's rates and with
 what differs between cells of one size is what there was to learn from, not how long; with as many rounds instead, data and compute
 would grow together and no cell could tell them apart. The most pictures are as many as are drawn, or all there are.
 
-Where a system starts from roots, each size has roots of its own size on all pictures (study/pasts.py), at as many steps as in
-`diptych compare`: pairs of pictures and texts are the data that are limited. What a detector saw, for systems that read it, is data
-too: one detector for all.
+Where a system starts from roots, each size has roots of its own size on all pictures, with the steps that the budget gives
+them (study/pasts.py): pairs of pictures and texts are the data that are limited. What a detector saw, for systems that read it, is
+data too: one detector for all.
 
 Every cell is asked the same in the end: masked words of `val`, beside their own whole pictures, as if masked words had been the
 only objective (`diptych evaluate objectives`, configured as the least set is). What a power law is fitted to is the loss of these
