@@ -48,7 +48,7 @@ def fit(value_RC: Array, lever_CK: Array, seed: int = 0) -> Law | None:
     if degrees < 1 or np.linalg.matrix_rank(x_CK) <= levers or not (value_RC > 0).all():
         return None
     solve_KC, y_RC = np.linalg.pinv(x_CK), np.log(value_RC)
-    found_RK = y_RC @ solve_KC.T
+    found_RK = np.asarray(y_RC @ solve_KC.T, np.float64)
     variance = ((y_RC[0] - found_RK[0] @ x_CK.T) ** 2).sum() / degrees
     draws = np.random.default_rng(seed)
     deviation_R1 = np.sqrt(variance * degrees / draws.chisquare(degrees, (len(y_RC) - 1, 1)))
@@ -73,4 +73,4 @@ def means(sums: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0
     batches = part_CB.shape[1]
     weight_RB = np.random.default_rng(seed).multinomial(batches, np.full(batches, 1 / batches), REPLICATES)
     weight_RB = np.concatenate([np.ones((1, batches)), weight_RB])
-    return (weight_RB @ part_CB.T) / (weight_RB @ count_CB.T)
+    return np.asarray((weight_RB @ part_CB.T) / (weight_RB @ count_CB.T), np.float64)

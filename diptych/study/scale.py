@@ -124,7 +124,9 @@ def size_settings(recipe: Recipe, factor: float) -> tuple[str, ...]:
             key = f"{path}.{name}"
             if isinstance(value, Mapping):
                 walk(value, key)
-            elif name in ("width", "image_width", "embedding") and value is not None:
+            elif value is None:
+                continue
+            elif name in ("width", "image_width", "embedding"):
                 changed[key] = eights(value)
             elif name == "channels" and isinstance(value, tuple | list):
                 changed[key] = [eights(number) for number in value]

@@ -87,11 +87,12 @@ def _levers(plan: Plan, table: Table) -> list[tuple[str, Any, Any]]:
     worth = {row["of"]: row["change_percent"] for row in table["worth"] if row["objectives"] == most}
     rows: list[tuple[str, Any, Any]] = []
     for name, lever in ((f"{FOLD} times the pictures", "pictures"), (f"{FOLD} times the parameters", "parameters")):
-        changes = [_change(of[measure][lever]) if measure in of else None for measure in MEASURES]
-        if any(changes):
-            rows.append((name, *changes))
+        if of:
+            loss, error = (_change(of[measure][lever]) if measure in of else None for measure in MEASURES)
+            rows.append((name, loss, error))
     if worth:
-        rows.append((f"{most}, against {next(iter(plan.sets))}", *(worth.get(measure) for measure in MEASURES)))
+        loss, error = (worth.get(measure) for measure in MEASURES)
+        rows.append((f"{most}, against {next(iter(plan.sets))}", loss, error))
     return rows
 
 

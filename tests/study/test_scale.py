@@ -157,6 +157,7 @@ def test_cells_that_decide_no_law_have_none():
 # ------------------------------------------------------------------------------------------------------- the least study
 
 
+@pytest.mark.slow
 def test_the_least_study_with_real_commands(here, capsys):
     extent = Extent(LEAST, (1 / 4, 1), (1 / 2, 1), 128)
     done = []
