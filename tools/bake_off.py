@@ -2,8 +2,10 @@
 
     OUT/table.json --> docs/results.md, between `<!-- bake-off -->` and `<!-- end of bake-off -->`
                        docs/results/table.csv, gains.svg, price.svg
+    results/       --> docs/images/tasks/TASK.png: held-out questions and what systems said, for the tasks' pages
 
-Nothing is measured here, and nothing chosen: every cell that the table has stands on the page, failed ones as failed.
+Nothing is measured here, and nothing chosen: every cell that the table has stands on the page, failed ones as failed, and questions
+are those of the report's gallery (study/compare_report.py has the rule).
 """
 
 from __future__ import annotations
@@ -11,15 +13,26 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 
-DOCS = Path(__file__).parents[1] / "docs"
+from diptych.report.compare import Card
+from diptych.study.compare import Plan, Work
+from diptych.study.compare_report import told
+from diptych.study.kept import Results
+from diptych.study.pasts import BUDGETS
+from tools.portraits.pictures import Tile, boxed, sheet
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 BEGIN, END = "<!-- bake-off -->", "<!-- end of bake-off -->"
 ARMS = {"scratch": "from scratch", "root_only": "root only", "pretrained": "pre-trained"}
 NEWS = {"test": "as in training", "test-style": "new artists", "test-composition": "new colours", "test-object": "new objects"}
@@ -171,6 +184,35 @@ def price(table: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def galleries(table: Mapping[str, Any], out: Path, results: Path) -> Iterator[tuple[str, list[list[Tile]]]]:
+    """Of each task: a row of cards, each a picture (NLVR2: two) with the question, its answer, and what was said."""
+    plan = Plan(table["systems"], list(table["tasks"]), BUDGETS[table["budget"]], table["seeds"], out)
+    for task in told(plan, Work(plan, Results(results)), table).tables:
+        if task.cards:
+            cards = [_tiles(card) for card in task.cards]
+            half = (len(cards) + 1) // 2
+            yield task.task, [[tile for card in row for tile in card] for row in (cards[:half], cards[half:]) if row]
+
+
+def _tiles(card: Card) -> list[Tile]:
+    boxes = [box for box in (card.true_box, *(one.box for one in card.said)) if box is not None]
+    pictures = [_drawn(picture, boxes) for picture in card.pictures[:1]] + list(card.pictures[1:])
+    said = [f"{one.system}: {one.text}{'' if one.is_right else ' (wrong)'}" for one in card.said]
+    lines = [card.question, *([f"[{card.truth}]"] if card.truth else []), *(said if not boxes else _pointed(card))]
+    return [Tile(picture, "\n".join(lines) if not n else "") for n, picture in enumerate(pictures)]
+
+
+def _drawn(picture: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> NDArray[np.uint8] | Image.Image:
+    """The true box first, then what systems pointed at."""
+    height, width = picture.shape[:2]
+    return boxed(picture, [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in boxes]) if boxes else picture
+
+
+def _pointed(card: Card) -> list[str]:
+    """Systems by the colour of their box; the first colour is the truth's."""
+    return [f"{one.system} {'right' if one.is_right else 'wrong'}" for one in card.said]
+
+
 def _is_above(gain: Mapping[str, Any]) -> bool:
     return gain["value"] > 0
 
@@ -215,6 +257,7 @@ def main() -> None:
         prog="python -m tools.bake_off", description="The results page, from a directory of `diptych compare`."
     )
     parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="where the finished cells are kept")
     parser.add_argument("--write", action="store_true", help="into docs/, instead of to the terminal")
     asked = parser.parse_args()
     table = json.loads((asked.out / "table.json").read_text(encoding="utf-8"))
@@ -228,6 +271,10 @@ def main() -> None:
         for name, figure in (("gains", gains(table)), ("price", price(table))):
             FigureCanvasSVG(figure)
             figure.savefig(results / f"{name}.svg", metadata={"Date": None})
+    pictures = DOCS / "images/tasks"
+    pictures.mkdir(exist_ok=True, parents=True)
+    for task, rows in galleries(table, asked.out, asked.results):
+        sheet(rows, pictures / f"{task}.png")
     place = DOCS / "results.md"
     place.write_text(written(place.read_text(encoding="utf-8"), page(table)), encoding="utf-8")
 

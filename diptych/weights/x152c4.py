@@ -22,7 +22,6 @@ import diptych
 from diptych.checkpoint import write_file, write_json
 from diptych.config import UserError
 from diptych.image.faster_rcnn import FasterRCNN
-from diptych.systems.detector import RegionDetector, paper
 from diptych.text import tokenizer
 from diptych.weights.folder import fresh, read_any, read_json
 from diptych.weights.rename import State, compare, layers_in
@@ -35,32 +34,37 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
     """A run of `detector`, and a report of the tensors."""
     fresh(dest)
     held, _ = read_any(source)
-    state = {f"image.{name}": tensor for name, tensor in held.items() if not name.startswith(LEFT)}
-    left = sorted(held.keys() - {name.removeprefix("image.") for name in state})
+    state = {name: tensor for name, tensor in held.items() if not name.startswith(LEFT)}
     folder = source if source.is_dir() else source.parent
-    config = RegionDetector.Config(**paper().system.model_dump(exclude={"image", "names", "attributes"}), **_sizes(state, folder))
-    words = tokenizer.load("atelier")  # a detector reads no text
-    if report := compare(RegionDetector(config, words), state):
+    sizes = _sizes(state, folder)
+    classes, looks = 1 + len(sizes["names"]), max(1, len(sizes["attributes"]))
+    if report := compare(sizes["image"].build(classes, looks), state):
         raise UserError(f"{source}: not X152-C4's tensors: {report.to_dict()}")
-    recipe = paper().model_copy(update={"system": config})
+    recipe = {  # as detector:paper
+        "system": {"kind": "detector", "least_seen": 30, "attribute_weight": 1.25, **sizes, "image": sizes["image"].model_dump()},
+        "data": {"image": {"short": 600, "long": 1000, "multiple": 16}},
+        "train": {"steps": 90_000, "batch_size": 16, "lr": 0.01},
+    }
+    words = tokenizer.load("atelier")  # a detector reads no text
     dest.mkdir(parents=True, exist_ok=True)
     words.save(dest / "tokenizer.json")
     about = {"diptych": diptych.__version__, "verb": "convert", "system": "detector", "preset": None, "task": None, "data": []}
-    about |= {"recipe": recipe.model_dump(mode="json"), "sources": []}
-    write_file(dest / "model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
+    weights = {f"image.{name}": tensor.contiguous() for name, tensor in state.items()}
+    write_file(dest / "model.safetensors", save(weights))
     write_file(dest / "README.md", f"# VinVL's detector\n\nFrom `{source.name}`, by `diptych convert x152c4`.\n".encode())
-    write_json(dest / "config.json", about)
-    return {"used": len(state), "left behind": left, "classes": len(config.names), "attributes": len(config.attributes)}
+    write_json(dest / "config.json", about | {"recipe": recipe, "sources": []})
+    left = sorted(held.keys() - state.keys())
+    return {"used": len(state), "left behind": left, "classes": classes - 1, "attributes": looks}
 
 
 def _sizes(state: State, folder: Path) -> dict[str, Any]:
     try:
-        classes, label_width = state["image.attribute.predictor.cls_embedding.weight"].shape
-        attributes, attribute_width = state["image.attribute.predictor.attr_score.weight"].shape
-        width, in_group = state[f"image.{_BODY}layer1.0.conv2.weight"].shape[:2]
+        classes, label_width = state["attribute.predictor.cls_embedding.weight"].shape
+        attributes, attribute_width = state["attribute.predictor.attr_score.weight"].shape
+        width, in_group = state[f"{_BODY}layer1.0.conv2.weight"].shape[:2]
     except (KeyError, ValueError):
         raise UserError(f"{folder}: no tensors of X152-C4 with attributes (backbone.body.*, attribute.predictor.*)") from None
-    stages = [f"image.{_BODY}layer{n}.{{i}}." for n in (1, 2, 3)] + [f"image.{_HEAD}layer4.{{i}}."]
+    stages = [f"{_BODY}layer{n}.{{i}}." for n in (1, 2, 3)] + [f"{_HEAD}layer4.{{i}}."]
     one, two, three, four = (layers_in(state, stage) for stage in stages)
     image = FasterRCNN.Config(
         blocks=(one, two, three, four),

@@ -147,7 +147,7 @@ def test_published_weights_become_a_run_that_detects(tmp_path):
 
     del state["module.rpn.head.conv.bias"]
     torch.save(state, tmp_path / "less.pth")
-    with pytest.raises(UserError, match=r"missing.*image.rpn.head.conv.bias"):
+    with pytest.raises(UserError, match=r"missing.*rpn.head.conv.bias"):
         x152c4.convert(tmp_path / "less.pth", tmp_path / "less")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="no tensors of X152-C4"):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from diptych.report.compare import Card, Said
 from diptych.study.compare_table import csv_of
 from tools import bake_off
 
@@ -55,6 +59,19 @@ def table() -> dict:
     }
 
 
+CARD = Card([np.zeros((96, 128, 3), np.uint8)] * 2, "is it red?", "yes", [Said("vilt", "yes", True), Said("soho", "no", False)])
+
+
+def test_a_card_tells_who_was_wrong_and_points_with_the_truth_first():
+    first, second = bake_off._tiles(CARD)
+    assert first.said.splitlines() == ["is it red?", "[yes]", "vilt: yes", "soho: no (wrong)"] and not second.said
+    pointed = replace(CARD, true_box=[0, 0, 64, 48], said=[Said("vilt", "the box drawn", False, box=[64, 48, 128, 96])], truth="")
+    tile = bake_off._tiles(pointed)[0]
+    assert tile.said.splitlines() == ["is it red?", "vilt wrong"]
+    drawn = np.asarray(tile.picture)
+    assert drawn[0, 0].any() and drawn[-1, -1].any() and not np.array_equal(drawn[0, 0], drawn[-1, -1])
+
+
 def rows_of(page: str, first: str) -> list[list[str]]:
     return [
         [field.strip() for field in line.strip("|").split("|")] for line in page.splitlines() if line.startswith(f"| {first} |")
@@ -86,6 +103,7 @@ def test_what_is_written_stays_between_its_marks(table, tmp_path, monkeypatch):
     (tmp_path / "out/table.csv").write_text(csv_of(table))
     (tmp_path / "results.md").write_text(f"# before\n{bake_off.BEGIN}\nold\n{bake_off.END}\nafter\n")
     monkeypatch.setattr(bake_off, "DOCS", tmp_path)
+    monkeypatch.setattr(bake_off, "galleries", lambda *_: [("vqa", [bake_off._tiles(CARD)])])
     monkeypatch.setattr("sys.argv", ["bake_off", str(tmp_path / "out"), "--write"])
     for _ in range(2):
         bake_off.main()
@@ -93,6 +111,8 @@ def test_what_is_written_stays_between_its_marks(table, tmp_path, monkeypatch):
         assert text.startswith("# before\n") and text.endswith(f"{bake_off.END}\nafter\n") and "old" not in text
     with (tmp_path / "results/table.csv").open() as lines:
         assert len(list(csv.DictReader(lines))) == len(table["cells"])
+    with Image.open(tmp_path / "images/tasks/vqa.png") as sheet:
+        assert sheet.width > 300, "two pictures beside each other"
     drawn = (tmp_path / "results/gains.svg").read_bytes()
     bake_off.main()
     assert (tmp_path / "results/gains.svg").read_bytes() == drawn, "the same numbers draw the same file"
