@@ -436,6 +436,18 @@ class Model:
         return UserError(f"{kind} cannot {verb}{remedy}")
 
 
+def configured(model: Model, recipe: Recipe) -> Model:
+    """A pre-trained system with other settings of its own on the weights it has: without an objective, say."""
+    if recipe.system == model.recipe.system:
+        return model
+    system = type(model.system)(recipe.system, model.tokenizer)
+    wanted = system.state_dict(keep_vars=True)
+    weights = {name: tensor for name, tensor in weights_of(model.system).items() if name in wanted}
+    load_weights(system, weights, f"{model.folder}, with these settings,")
+    device = next(model.system.parameters()).device
+    return Model(system.to(device).eval(), model.tokenizer, recipe, model.about, model.folder)
+
+
 def with_proposer(judged: Task) -> None:
     """Give a retrieval in cascade the run that its configuration names."""
     if not isinstance(judged, Retrieval) or not judged.config.cascade:

@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from diptych.config import Recipe, UserError, nearest
-from diptych.contracts import Batch, Box, Detected, Phrase, Sample, System, Tokenizer
+from diptych.contracts import Batch, Box, Detected, Phrase, Reader, Sample, System, Task, Tokenizer, Trainable
 from diptych.data.collate import Collate
+from diptych.data.mixture import Mixture, Source
+from diptych.data.stream import Stream
 from diptych.draw import Draw
 from diptych.nn import recompute
 from diptych.text import tokenizer as vocabulary
@@ -141,6 +144,74 @@ def lines(found: dict[str, Any]) -> list[str]:
 # -------------------------------------------------------------------------------------------------- the rehearsal
 
 
+class Price(NamedTuple):
+    """What one sample costs a system, in pre-training or on a task, with texts as long as the data have them."""
+
+    parameters: int
+    flops: float  # forward and backward
+
+
+def price(
+    recipe: Recipe,
+    cls: type[System],
+    data: Sequence[Source],
+    task: type[Task] | None = None,
+    regions: tuple[int, int] = (REGIONS, FEATURES),
+    batches: int = 2,
+) -> Price:
+    """The mean over the first batches of real samples, by shapes alone: for studies that weigh one run against another.
+
+    What a detector would have seen is made up where it is read, for stores come later than plans: how many regions a picture, of
+    how many numbers.
+    """
+    tokenizer = vocabulary.load(recipe.text.vocab)
+    reads = cls.reads_regions or (cls.taught_by_regions and task is None)
+    made = Largest(recipe, cls, tokenizer, *regions)
+    sources = [replace(source, reader=_Looked(source.reader, made)) if reads else source for source in data]
+    readers = [source.reader for source in sources]
+    recipe = recipe.model_copy(update={"system": cls.prepare(recipe.system, readers, tokenizer)})
+    if task:
+        recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
+    system = rehearse.build(lambda: cls(recipe.system, tokenizer))
+    model: Trainable = rehearse.build(lambda: task(recipe.task, system, tokenizer)) if task else system
+    freeze(model.train(), recipe.train.freeze)
+    draw, size = Draw(recipe.train.seed), min(recipe.train.batch_size, 32)
+    stream = Stream(
+        mixture=Mixture(sources, draw),
+        collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
+        label=model.label,
+        corrupt=model.corrupt,
+        draw=draw,
+        image=recipe.data.image,
+        steps=recipe.train.steps,
+        batch_size=size,
+        negatives=model.negatives,
+        foreign=recipe.data.foreign > 0,
+        pictures=model.reads_pictures,
+    )
+    drawn = [(1 / batches, step) for step in range(batches)] if task else list(_steps(system, recipe, batches))
+    flops = 0.0
+    for share, step in drawn:
+        item = stream.deliver(step)
+        flops += share * rehearse.rehearse(model, item.batch).flops / size
+    return Price(sum(p.numel() for p in model.parameters()), flops)
+
+
+class _Looked:
+    """A reader whose pictures a detector has looked at: it saw as much as a plan supposes."""
+
+    def __init__(self, reader: Reader, made: Largest):
+        self.reader, self.fingerprint = reader, reader.fingerprint
+        self.region_classes, self._seen = made.region_classes, made.detected()
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.reader[index]
+        return replace(sample, regions=(self._seen,) * len(sample.images))
+
+
 def _of_a_sample(
     system: System, recipe: Recipe, made: Largest, tokenizer: Tokenizer, local: int, precision: torch.dtype
 ) -> tuple[float, float, float, dict[str, Any]]:
@@ -168,11 +239,11 @@ def _of_a_sample(
     return forward, flops, costs[1, 2].item() + more * (local - sizes[1]), about
 
 
-def _steps(system: System, recipe: Recipe) -> Iterator[tuple[float, int]]:
-    """(share, step) of each objective, where one is drawn for each step; or the first step."""
+def _steps(system: System, recipe: Recipe, most: int = 1) -> Iterator[tuple[float, int]]:
+    """(share, step) of each objective, where one is drawn for each step; or the first steps."""
     drawn = getattr(system, "drawn", None)
     if drawn is None:
-        yield 1.0, 0
+        yield from ((1 / most, step) for step in range(most))
         return
     shares = {name: share for name, share in recipe.system.model_dump()["mix"].items() if share}
     for name, share in shares.items():
@@ -195,8 +266,8 @@ class Largest:
 
     fingerprint = "0" * 64
 
-    def __init__(self, recipe: Recipe, cls: type[System], tokenizer: Tokenizer):
-        self.recipe, self.cls, image = recipe, cls, recipe.data.image
+    def __init__(self, recipe: Recipe, cls: type[System], tokenizer: Tokenizer, regions: int = REGIONS, features: int = FEATURES):
+        self.recipe, self.cls, self.regions, image = recipe, cls, regions, recipe.data.image
         self.collate = Collate(tokenizer, recipe.text, recipe.data, training=True)
         self.shape = (image.short // image.multiple * image.multiple, image.long // image.multiple * image.multiple, 3)
         word = next(
@@ -206,7 +277,7 @@ class Largest:
         )
         self.text = " ".join([word] * recipe.text.max_tokens)
         config = recipe.system
-        self.features = getattr(getattr(config, "image", None), "features", 0) or FEATURES
+        self.features = getattr(getattr(config, "image", None), "features", 0) or features
         names = getattr(config, "names", ())
         self.region_classes = names or ("background", *(f"thing {k}" for k in range(1, getattr(config, "classes", 0) or CLASSES)))
         purposes = (cls.purpose,) if isinstance(cls.purpose, str) else cls.purpose
@@ -234,17 +305,17 @@ class Largest:
             false_texts=texts,
             phrases=((Phrase(0, len(self.text.split()[0]), "object", 0),),) * 2,
             boxes=boxes if self.cls.reads_pictures else (),
-            regions=(self._detected(),) if reads else (),
+            regions=(self.detected(),) if reads else (),
             labels={"label": "thing 1"},
             group=f"{index}",
         )
 
-    def _detected(self) -> Detected:
-        side = np.linspace(0, 0.9, REGIONS, dtype=np.float32)
-        soft_label_RK = np.zeros((REGIONS, len(self.region_classes)), np.float16)
-        soft_label_RK[np.arange(REGIONS), 1 + np.arange(REGIONS) % (len(self.region_classes) - 1)] = 1
+    def detected(self) -> Detected:
+        side, each_R = np.linspace(0, 0.9, self.regions, dtype=np.float32), np.arange(self.regions)
+        soft_label_RK = np.zeros((self.regions, len(self.region_classes)), np.float16)
+        soft_label_RK[each_R, 1 + each_R % (len(self.region_classes) - 1)] = 1
         return Detected(
-            np.stack([side, side, side + 0.1, side + 0.1], 1), np.zeros((REGIONS, self.features), np.float16), soft_label_RK
+            np.stack([side, side, side + 0.1, side + 0.1], 1), np.zeros((self.regions, self.features), np.float16), soft_label_RK
         )
 
     def batch(self, system: System, size: int, step: int) -> Batch:

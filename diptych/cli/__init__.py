@@ -3,7 +3,7 @@
     verbs.py     demo, pretrain, finetune, evaluate, ask, list, convert
     data.py      data make, check, show
     regions.py   regions train, score, extract, import, export, verify
-    study.py     compare
+    study.py     compare, scale
     work.py      what is around each: shared options, processes, what is printed
 
 What is heavy is imported by the verb that needs it, so that help answers at once. Every verb takes --json: one object on standard

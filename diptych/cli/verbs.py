@@ -171,9 +171,7 @@ def evaluate(
     items: Annotated[
         Path | None,
         typer.Option(
-            "--items",
-            metavar="FILE",
-            help="Every question's score and best answers, as JSON lines; of objectives, every batch's means.",
+            "--items", metavar="FILE", help="JSON lines: every question's score and answers; of objectives, a batch's sums."
         ),
     ] = None,
     regions: Regions = None,
@@ -320,14 +318,14 @@ def _objectives(
 ) -> None:
     """The objectives of pre-training on one split. A preset instead of a run: of a system that has learnt nothing.
 
-    Settings may change what is asked (system.mlm.mask=0): the weights are then put into a system that is built so.
+    Settings may change what is asked: system.mlm.mask=0, or system.mvm=null, and what is left is asked as if that had never been.
     """
     from diptych import find
     from diptych.config import UserError
 
     with work(as_json) as say:
         from diptych.data.by_language import by_language
-        from diptych.load import Model, load
+        from diptych.load import Model, configured, load
         from diptych.text import tokenizer
         from diptych.train import run
 
@@ -346,17 +344,12 @@ def _objectives(
         if model.task is not None:
             raise UserError(f"{source}: fine-tuned for {model.about['task']}, and objectives are those of pre-training")
         recipe, kind = resolved(model.recipe, None, settings), type(model.system)
+        model = configured(model, recipe)
         specs = [data] if data else model.about["data"]
         sources = _seen(find.readers(specs, split, kind.purpose), regions)
         about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions, sources)}
-        sources, system = by_language(sources, recipe.data, training=False), model.system
-        if recipe.system != model.recipe.system:
-            system = run.build_system(recipe, kind, model.tokenizer).to(next(model.system.parameters()).device)
-            try:
-                system.load_state_dict(model.system.state_dict())
-            except RuntimeError:
-                raise UserError("--set system: that is a system of other parts than the weights are of") from None
-        result, measured = run.measure(system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
+        sources = by_language(sources, recipe.data, training=False)
+        result, measured = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
         if items:
             _write_items(items, measured.items())
         say(result, *_scores(result))

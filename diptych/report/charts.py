@@ -93,16 +93,29 @@ def key(names: Sequence[str]) -> Markup:
 
 
 @dataclass(frozen=True)
+class Track:
+    """Points with their whiskers, and the line that a law draws through them."""
+
+    name: str
+    x: Sequence[float]
+    scores: Sequence[Score]
+    law: Sequence[float] = ()  # at each x
+    tone: int = 0
+
+
+@dataclass(frozen=True)
 class _Axis:
-    """Data range [low, high] onto pixels [start, stop]."""
+    """Data range [low, high] onto pixels [start, stop]; by logarithms where asked."""
 
     low: float
     high: float
     start: float
     stop: float
+    by_log: bool = False
 
     def __call__(self, value: float) -> float:
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start), 1)
+        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.by_log else (self.low, self.high, value)
+        return round(self.start + (value - low) / (high - low) * (self.stop - self.start), 1)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -197,6 +210,58 @@ def scatter(paths: Sequence[Sequence[Point]], x_label: str, y_label: str) -> Mar
         y_label=y_label,
         alt=f"{y_label} over {x_label}. {words}.",
     )
+
+
+def powers(
+    tracks: Sequence[Track], x_label: str, y_label: str, y_range: tuple[float, float] | None = None, x_ticks: Sequence[float] = ()
+) -> Markup:
+    """Points and laws on logarithmic axes, where a power law is a straight line. `y_range` makes several comparable."""
+    tracks = [track for track in tracks if track.x]
+    if not tracks:
+        return Markup("")
+    xs = [x for track in tracks for x in track.x]
+    low, high = y_range or reach(tracks)
+    x_axis = _Axis(min(xs) / 1.25, max(xs) * 1.25, LEFT, WIDTH - RIGHT, by_log=True)
+    y_axis = _Axis(low, high, HEIGHT - BOTTOM, TOP, by_log=True)
+    drawn = []
+    for track in tracks:
+        at = [
+            (x_axis(x), y_axis(s.value), None if s.low is None or s.high is None else (y_axis(s.low), y_axis(s.high)))
+            for x, s in zip(track.x, track.scores, strict=True)
+        ]
+        drawn.append(
+            {
+                "dots": [
+                    (x, y, whisker, f"{short(given)}: {s.value:.3g}")
+                    for (x, y, whisker), given, s in zip(at, track.x, track.scores, strict=True)
+                ],
+                "law": _path([(x_axis(x), y_axis(min(max(y, low), high))) for x, y in sorted(zip(track.x, track.law, strict=True))])
+                if track.law
+                else "",
+                "track": track,
+            }
+        )
+    words = "; ".join(
+        f"{t.name}: {', '.join(f'{s.value:.3g} at {short(x)}' for x, s in zip(t.x, t.scores, strict=True))}" for t in tracks
+    )
+    return fill(
+        "powers.html",
+        width=WIDTH,
+        height=HEIGHT,
+        tracks=drawn,
+        x_ticks=[(x_axis(t), short(t)) for t in x_ticks or sorted(set(xs))],
+        y_ticks=[(y_axis(t), f"{t:g}") for t in ticks(low, high, 5)],
+        box=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        x_label=x_label,
+        y_label=y_label,
+        alt=f"{y_label} over {x_label}. {words}.",
+    )
+
+
+def reach(tracks: Sequence[Track]) -> tuple[float, float]:
+    """The range that holds all points and whiskers, with some air."""
+    ends = [end for track in tracks for s in track.scores for end in (s.value, s.low, s.high) if end is not None and end > 0]
+    return min(ends) / 1.04, max(ends) * 1.04
 
 
 def _kept(line: Line, x_most: float) -> Line:

@@ -98,6 +98,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Equal:
+    """A system on a task, beside its root alone at equal total compute."""
+
+    system: str
+    task: str
+    rival: Arm
+    pretrained: Arm | None = None
+    gain: Score | None = None
+    rival_steps: int = 0
+    steps: int = 0  # of fine-tuning, pre-trained
+
+
+@dataclass(frozen=True)
 class Seen:
     """What the arms of a system were given before the task's own labels."""
 
@@ -113,6 +126,7 @@ class BakeOff:
     systems: Sequence[str]
     tables: Sequence[Table]
     kicker: str = ""
+    equal: Sequence[Equal] = ()
     seen: Sequence[Seen] = ()
     labels: Mapping[str, int] = field(default_factory=dict)  # task -> labelled samples of each arm
     split_notes: Mapping[str, str] = field(default_factory=dict)
@@ -137,6 +151,14 @@ def _sections(result: BakeOff) -> list[Section]:
             "pre-trained start minus a rival on the same questions. At the bottom of each table the controls: pre-trained, and "
             "fine-tuned and asked without the picture or the text.",
             _scores(result),
+        ),
+        Section(
+            "equal",
+            "Equal compute",
+            "At equal total compute",
+            "The root alone, fine-tuned until it has cost as many FLOPs of training as pre-training and fine-tuning together, at "
+            "the learning rate that was best for it before. One seed.",
+            macro("compare.html", "equal", result.equal, _tones(result)) if result.equal else Markup(""),
         ),
         Section(
             "curves",

@@ -9,7 +9,8 @@
 CLAIMS holds a line for each. A side is a list of settings of its system's pre-training; what comes before it, how much is trained
 and asked, and the search of rates in fine-tuning are those of the bake-off (study/pasts.py, study/compare.py), the same for all
 sides of a claim. What several claims need is made once, and what is finished is kept (study/kept.py), under `results/claims`.
-VinVL's claim, a detector of four merged sets against one of a single set, is not among them: it needs sets with names of their own.
+VinVL's claim, a detector of four merged sets against one of a single set, is not among them: its sides are detectors, and share no
+past. docs/systems/detector.md has the commands.
 """
 
 from __future__ import annotations
@@ -294,7 +295,7 @@ class Asked(Cell):
 def _score(item: Mapping[str, Any], metric: str) -> float:
     if not metric:
         return item["score"]
-    scores = item["scores"]
+    scores = item["scores"] if "scores" in item else {name: part / count for name, (part, count) in item["sums"].items() if count}
     if metric == "mean":
         return sum(scores.values()) / len(scores)
     if metric not in scores:
@@ -374,6 +375,8 @@ def claims(options: Options, out: Path, call: Call) -> dict[str, Any]:
     chosen = select(options.systems)
     if options.tasks:
         raise UserError("--tasks: each claim is asked on the task that it is about; --systems takes some claims")
+    if options.equal_compute:
+        raise UserError("--equal-compute: an arm of the bake-off; a claim's sides cost what they differ in")
     if options.resume == "never" and (out / "cells").exists():
         raise UserError(f"{out}: holds a table already; --resume auto goes on with it, or use another --out")
     tell = progress_line()

@@ -4,6 +4,7 @@
     root_only    image root, or the detector's features ------------> fine-tuning     the fair rival: has eyes, has never read
     pretrained   the same root ---------------> pre-training -------> fine-tuning
     without_...  the last, fine-tuned and asked without picture or text: what the data give away (the tasks' key `withhold`)
+    root_only_equal_compute   the rival, fine-tuned until it has cost as many FLOPs as `pretrained`; for few systems and tasks
 
 A cell is one system on one task with one past and one seed. Its fine-tuning is tried at the learning rates of GRID, relative to
 the system's own; `val` chooses, with the first seed, for all; the cell is scored on every test split. All arms of a system have the
@@ -19,10 +20,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,11 +32,14 @@ from diptych.config import UserError, nearest
 from diptych.contracts import System, Trainable
 from diptych.study import crew
 from diptych.study.kept import Results, shown
-from diptych.study.lanes import Call, Command, last_step, progress_line
+from diptych.study.lanes import Call, Command, progress_line
 from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
+Place = tuple[str, str, str, int]  # system, task, arm, seed
 GRID = (1 / 16, 1 / 4, 1.0)  # learning rates that are tried, times the system's own: what was learnt wants low ones
+LONG = "root_only_equal_compute"
+LONG_SYSTEMS, LONG_TASKS = ("vilt", "soho", "uniter"), ("vqa", "retrieval")  # patches, cells, regions; where none are named
 SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
 
 
@@ -63,7 +67,7 @@ class Cell:
     detector: Stage | None = None  # whose share counts where the cost of a question is measured
 
     @property
-    def place(self) -> tuple[str, str, str, int]:
+    def place(self) -> Place:
         return self.system, self.task, self.arm, self.seed
 
     @property
@@ -124,7 +128,7 @@ class Commands:
         self.budget, self.seeds, self.out = budget, seeds, out
         self.pasts = Pasts(budget, out)
         self.stages: dict[Path, Stage] = {}  # by what they make
-        self.cells: dict[tuple[str, str, str, int], Cell] = {}
+        self.cells: dict[Place, Cell] = {}
         self._runs: dict[str, Path] = {}  # by the key of the first cell that has them
 
     def add(self, stages: Iterable[Stage | None], cells: Iterable[Cell] = ()) -> None:
@@ -151,10 +155,11 @@ class Commands:
         withheld: str = "",
         labels: int | None = None,
         more: Sequence[str] = (),
+        is_long: bool = False,
     ) -> Cell:
         """A cell, fine-tuned at the rates of GRID from one of ARMS: where a chain ends, where its root does, from nothing.
 
-        `more`: settings of the fine-tuning.
+        `more`: settings of the fine-tuning. `is_long`: until it has cost what the whole chain and its fine-tuning do.
         """
         budget, system, task, is_born = self.budget, chain.system, field.task, start == "pretrained"
         store = self.store(field) if find.system_class(system).reads_regions else None
@@ -164,6 +169,8 @@ class Commands:
         recipe = find.finetuning(task, system, before.model_copy(update={"task": None}))
         drawn = budget.controls if withheld else budget.drawn
         steps = max(1, round(drawn / recipe.train.batch_size))
+        if is_long:
+            steps += self._steps_before(chain, field, recipe)
         asked = budget.asked_of(task)
         settings = [
             *chain.past.settings,
@@ -199,35 +206,49 @@ class Commands:
         return Cell(system, task, arm, seed, key, tunings, splits, asked, field.data, chain.detector)
 
     @cached_property
-    def _folders(self) -> dict[str, Command]:
-        """Who makes a folder; asked for when the plan is whole."""
-        folders = {str(stage.command.makes.parent): stage.command for stage in self.stages.values()}
-        return folders | {str(run.makes.parent): run for cell in self.cells.values() for run in cell.tunings.values()}
+    def web(self) -> crew.Web:
+        """Asked for when the plan is whole."""
+        tunings = (run for cell in self.cells.values() for run in cell.tunings.values())
+        return crew.Web([*(stage.command for stage in self.stages.values()), *tunings])
 
-    def needs(self, command: Command) -> list[Command]:
-        """The commands that make the folders which its words name."""
-        named = [word.partition("=")[2] if word.startswith(("image=", "text=", "fusion=")) else word for word in command.words]
-        found = (self._folders.get(word) for word in named)
-        return [other for other in found if other is not None and other.makes != command.makes]
+    def _steps_before(self, chain: Chain, field: Field, recipe: config.Recipe) -> int:
+        """Steps of fine-tuning by `recipe` that cost what the pre-trained arm learnt from and its rival did not.
 
-    def line(self, command: Command) -> list[Command]:
-        """All that it needs, directly or not, and itself, in order."""
-        whole: dict[Path, Command] = {}
-        for other in self.needs(command):
-            whole |= {step.makes: step for step in self.line(other)}
-        return [*whole.values(), command]
+        FLOPs of training, forward and backward; a detector's look at the pictures is not among them.
+        """
+        is_shared = find.system_class(chain.system).reads_regions
+        own = [stage for stage in chain.stages if stage is not chain.root and not (is_shared and stage is chain.detector)]
+        flops = 0.0
+        for stage in own:
+            if stage.recipe:
+                words = stage.command.words
+                data = [word for option, word in pairwise(words) if option == "--data"]
+                a_sample = self.pasts.price(words[1].partition(":")[0], stage.recipe, data).flops
+                flops += a_sample * stage.recipe.train.steps * stage.recipe.train.batch_size
+        settings = (*chain.past.settings, *_suited(field.task, chain.system))
+        tuned = config.resolve(recipe, *map(config.from_setting, settings))
+        return round(flops / (self.pasts.price(chain.system, tuned, (field.data,), field.task).flops * recipe.train.batch_size))
 
     def before(self, cell: Cell) -> list[Stage]:
         """What a cell's weights were trained on before, in order."""
-        return [self.stages[step.makes] for step in self.line(next(iter(cell.tunings.values()))) if step.makes in self.stages]
+        return [self.stages[step.makes] for step in self.web.line(next(iter(cell.tunings.values()))) if step.makes in self.stages]
 
 
 class Plan(Commands):
     """The bake-off's."""
 
-    def __init__(self, systems: Sequence[str], tasks: Sequence[str], budget: Budget, seeds: int, out: Path):
+    def __init__(
+        self,
+        systems: Sequence[str],
+        tasks: Sequence[str],
+        budget: Budget,
+        seeds: int,
+        out: Path,
+        equal_compute: Collection[tuple[str, str]] = (),
+    ):
         super().__init__(budget, seeds, out)
         self.systems, self.tasks = systems, tasks
+        self.equal_compute = equal_compute  # systems and tasks whose rival is also tuned for as long as everything took
         self.chains = {system: self.pasts.of(system) for system in systems}
         found = {task: field_of(task) for task in tasks}
         self.fields = {task: field for task, field in found.items() if field}
@@ -246,6 +267,8 @@ class Plan(Commands):
         chain, labels = self.chains[system], self.budget.labels
         self.add((), [self.tuned(chain, field, arm, n, start=arm, labels=labels) for n in range(self.seeds) for arm in ARMS])
         self.add((), [self.tuned(chain, field, f"without_{w}", 0, withheld=w, labels=labels) for w in field.withheld])
+        if (system, field.task) in self.equal_compute:
+            self.add((), [self.tuned(chain, field, LONG, 0, start="root_only", labels=labels, is_long=True)])
 
 
 def _unborn(chain: Chain) -> config.Recipe:
@@ -260,11 +283,10 @@ class Work:
 
     def __init__(self, plan: Commands, results: Results):
         self.plan, self.results = plan, results
-        self.records: dict[tuple[str, str, str, int], dict[str, Any]] = {}
-        self.lost: dict[tuple[str, str, str, int], str] = {}  # cell -> what was said
+        self.records: dict[Place, dict[str, Any]] = {}
+        self.lost: dict[Place, str] = {}  # cell -> what was said
         self.failed: dict[Path, str] = {}
-        self._clock = plan.out / "took.json"  # seconds of commands, by what they make
-        self.took: dict[str, float] = json.loads(self._clock.read_text(encoding="utf-8")) if self._clock.exists() else {}
+        self.clock = crew.Clock(plan.out)
         for place, cell in plan.cells.items():
             if record := results.get(cell.system, cell.task, cell.name, cell.key):
                 self.records[place] = record
@@ -274,9 +296,14 @@ class Work:
     def open(self) -> Iterator[Cell]:
         yield from (cell for place, cell in self.plan.cells.items() if place not in self.records and place not in self.lost)
 
+    def first(self, cell: Cell) -> Place:
+        """The cell that searches for its learning rate. Controls, long arms and further seeds take another's."""
+        arm = "pretrained" if cell.arm.startswith("without_") else "root_only" if cell.arm == LONG else cell.arm
+        return cell.system, cell.task, arm, 0
+
     def rate(self, cell: Cell) -> float | None:
-        """The learning rate that was best on `val`, once it is known. Controls and further seeds take the first seed's."""
-        first = (cell.system, cell.task, "pretrained" if cell.arm.startswith("without_") else cell.arm, 0)
+        """The learning rate that was best on `val`, once it is known."""
+        first = self.first(cell)
         if first in self.records:
             return self.records[first]["rate"]
         tunings = self.plan.cells[first].tunings
@@ -289,34 +316,32 @@ class Work:
 
     def due(self, cell: Cell) -> list[Command]:
         """The commands of a cell, as far as they are known."""
-        rate, searches = self.rate(cell), cell.seed == 0 and not cell.arm.startswith("without_")
+        rate, searches = self.rate(cell), cell.place == self.first(cell)
         tunings = list(cell.tunings.values()) if searches else [cell.tunings[rate]] if rate is not None else []
         return [*tunings, *(cell.judged(rate).values() if rate is not None else ())]
 
     def ready(self) -> list[Command]:
-        steps = {step.makes: step for cell in self.open() for command in self.due(cell) for step in self.plan.line(command)}
+        steps = {step.makes: step for cell in self.open() for command in self.due(cell) for step in self.plan.web.line(command)}
         return [
             step
             for step in steps.values()
             if not step.makes.exists()
             and step.makes not in self.failed
-            and all(need.makes.exists() for need in self.plan.needs(step))
+            and all(need.makes.exists() for need in self.plan.web.needs(step))
         ]
 
     def ended(self, command: Command, complaint: str, seconds: float) -> None:
         if complaint or not command.makes.exists():
             self.failed[command.makes] = complaint or f"{command.makes} was not made"
         else:
-            name = str(command.makes.relative_to(self.plan.out))
-            self.took[name] = round(self.took.get(name, 0.0) + seconds, 1)
-            checkpoint.write_json(self._clock, self.took)
+            self.clock.add(command, seconds)
         self.settle()
 
     def settle(self) -> None:
         """Keep what is finished, and give up what cannot be."""
         for cell in list(self.open()):
             due, rate = self.due(cell), self.rate(cell)
-            steps = [step for command in due for step in self.plan.line(command)]
+            steps = [step for command in due for step in self.plan.web.line(command)]
             broken = next((step for step in steps if step.makes in self.failed), None)
             if broken is not None:
                 self.lost[cell.place] = f"{broken.about}: {self.failed[broken.makes]}"
@@ -326,7 +351,7 @@ class Work:
                 self.records[cell.place] = record
                 _lighten(cell, rate)
         for cell in list(self.open()):
-            first = (cell.system, cell.task, "pretrained" if cell.arm.startswith("without_") else cell.arm, 0)
+            first = self.first(cell)
             if first in self.lost and not self.due(cell):
                 self.lost[cell.place] = self.lost[first]
 
@@ -351,50 +376,31 @@ class Work:
             "curve": _curve(command),
             "splits": {split: self.results.pack(part) for split, part in items.items()},
             "shown": shown(items[cell.splits[0]]),
-            "commands": [str(step) for step in (*self.plan.line(command), *judged.values())],
+            "commands": [str(step) for step in (*self.plan.web.line(command), *judged.values())],
         }
 
     def _told(self, stage: Stage) -> dict[str, Any]:
         """A stage of a past: what it saw of how many samples, and how long it took."""
         command, told = stage.command, {"about": stage.command.about, "sees": stage.sees}
         if not command.run:
-            return told | {"seconds": self.took.get(str(command.makes.relative_to(self.plan.out)), 0.0)}
+            return told | {"seconds": self.clock.of(command)}
         return told | {"steps": command.steps, "samples": _seen(command), "seconds": result_of(command)["seconds"]}
 
     # ------------------------------------------------------------------------------------------------- how far it is
 
     def standing(self, at_work: Sequence[crew.AtWork]) -> str:
-        done, all_ = len(self.records) + len(self.lost), len(self.plan.cells)
-        parts = [f"{done} of {all_} cells" + (f", {len(self.lost)} failed" if self.lost else "")]
-        left = self.seconds_left(len(at_work))
-        parts += [f"about {max(1, round(left / 60))} min left"] if left else []
-        for one in at_work:
-            done_steps = last_step(one.command.run / "metrics.jsonl") if one.command.run else 0
-            parts.append(one.command.about + (f" {100 * done_steps // one.command.steps} %" if done_steps else ""))
-        return "  |  ".join(parts)
-
-    def seconds_left(self, jobs: int) -> float | None:
-        """By what commands alike have taken; None before there are any. What is at work counts whole."""
-        alike: dict[str, list[float]] = {}
-        steps: list[float] = []  # seconds a step, of any training
-        for command in self._commands():
-            if took := self.took.get(str(command.makes.relative_to(self.plan.out))):
-                alike.setdefault(command.about, []).append(took)
-                steps += [took / command.steps] if command.steps else []
-        if not steps:
-            return None
         left = [command for command in self._commands(only_open=True) if not command.makes.exists()]
-        mean = statistics.mean(steps)
-        return sum(statistics.mean(alike.get(c.about, [c.steps * mean or 10.0])) for c in left) / max(jobs, 1)
+        seconds = self.clock.left(self._commands(), left, len(at_work))
+        return crew.told(len(self.records), len(self.plan.cells), len(self.lost), seconds, at_work)
 
     def _commands(self, only_open: bool = False) -> list[Command]:
         """Each once; of cells whose rate is not known yet, the scoring of one."""
         found: dict[Path, Command] = {}
         for cell in self.open() if only_open else self.plan.cells.values():
             rate = self.rate(cell) or next(iter(cell.tunings))
-            searches = cell.seed == 0 and not cell.arm.startswith("without_")
+            searches = cell.place == self.first(cell)
             for command in (*(cell.tunings.values() if searches else [cell.tunings[rate]]), *cell.judged(rate).values()):
-                found |= {step.makes: step for step in self.plan.line(command)}
+                found |= {step.makes: step for step in self.plan.web.line(command)}
         return list(found.values())
 
 
@@ -442,6 +448,7 @@ class Options:
     jobs: int = 1
     resume: Literal["auto", "never"] = "auto"
     results: Path = Path("results")
+    equal_compute: bool = False  # of the systems and tasks that are named, or of LONG_SYSTEMS on LONG_TASKS
 
 
 def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
@@ -454,7 +461,8 @@ def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
         raise UserError(f"{out}: holds a table already; --resume auto goes on with it, or use another --out")
     tell = progress_line()
     tell("planning")
-    plan = Plan(systems, tasks, options.budget, options.seeds, out)
+    equal = list(product(options.systems or LONG_SYSTEMS, options.tasks or LONG_TASKS)) if options.equal_compute else []
+    plan = Plan(systems, tasks, options.budget, options.seeds, out, equal)
     if missing := [task for task in options.tasks if task not in plan.fields]:
         raise UserError(f"--tasks {','.join(missing)}: not to be fine-tuned, or no train, val and test of it in the embedded data")
     if not plan.cells:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from diptych import find
 from diptych.data.picture import decode
 from diptych.report.charts import Line, Score
-from diptych.report.compare import Arm, BakeOff, Card, Control, Price, Row, Said, Seen, Table, compare_page
+from diptych.report.compare import Arm, BakeOff, Card, Control, Equal, Price, Row, Said, Seen, Table, compare_page
 from diptych.report.page import duration, number
-from diptych.study.compare import Plan, Work
+from diptych.study.compare import LONG, Plan, Work
 
 NEWS = {
     "test": "as in training",
@@ -50,6 +50,7 @@ def told(plan: Plan, work: Work, table: Mapping[str, Any]) -> BakeOff:
         seen=[_seen(plan, work, system) for system in plan.systems],
         labels={task: cell["labels"] for (_, task, arm), cell in cells.items() if arm == "pretrained" and "labels" in cell},
         split_notes=NEWS,
+        equal=[_equal(row) for row in table["equal_compute"]],
         failed={one["cell"]: one["why"] for one in table["failed"]},
         remarks=_remarks(plan, versions),
         commands={str(plan.cells[place]): "\n".join(record["commands"]) for place, record in work.records.items()},
@@ -131,6 +132,15 @@ def _curves(plan: Plan, work: Work, systems: Sequence[str], task: str) -> Iterat
                 minutes = [(before + seconds) / 60 for seconds in curve["seconds"]]
                 drawn = Line(system, curve["samples"], curve["score"], tone=tone, broken=is_broken)
                 yield drawn, replace(drawn, x=minutes)
+
+
+def _equal(row: Mapping[str, Any]) -> Equal:
+    if "failed" in row:
+        return Equal(row["system"], row["task"], Arm(None, row["failed"]))
+    steps = row["steps"]
+    return Equal(
+        row["system"], row["task"], Arm(_score(row[LONG])), Arm(_score(row["pretrained"])), _score(row["gain"]), *steps.values()
+    )
 
 
 def _price(cells: Cells, system: str, task: str, cost: Mapping[str, Any] | None) -> Price:
@@ -255,5 +265,12 @@ def lines(table: Mapping[str, Any]) -> list[str]:
             over = gains.get((system, task, "root_only"))
             gain = "{:+.1f}   ({:+.1f} to {:+.1f})".format(over["value"], *over["ci95"]) if over else ""
             said.append(f"  {system:18} {shown[0]:>9} {shown[1]:>9} {shown[2]:>10}   {gain}")
+    for row in table["equal_compute"]:
+        if "gain" in row:
+            rival, over, steps = row[LONG], row["gain"], row["steps"][LONG]
+            said.append(
+                f"{row['task']}, {row['system']}: root only with equal compute ({steps:,} steps) {rival['value']:.1f}; "
+                + "pre-trained {:+.1f}   ({:+.1f} to {:+.1f})".format(over["value"], *over["ci95"])
+            )
     said += [f"failed: {one['cell']}: {one['why']}" for one in table["failed"]]
     return said

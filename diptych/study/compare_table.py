@@ -28,7 +28,7 @@ from diptych.data.picture import decode_sample
 from diptych.draw import Draw
 from diptych.load import Model, load
 from diptych.regions.extract import Detects, of_pictures
-from diptych.study.compare import Cell, Plan, Work
+from diptych.study.compare import LONG, Cell, Place, Plan, Work
 from diptych.train.evaluate import Interval, gain, headline
 
 RIVALS = ("root_only", "scratch")
@@ -86,10 +86,28 @@ def table(plan: Plan, work: Work, costs: Sequence[Mapping[str, Any]] = ()) -> di
         },
         "cells": cells,
         "gains": gains,
+        "equal_compute": _equal_compute(plan, work, runs),
         "unfit": [{"system": system, "task": task, "why": why} for (system, task), why in plan.unfit.items()],
         "failed": [{"cell": str(plan.cells[place]), "why": why} for place, why in work.lost.items()],
         "costs": list(costs),
     }
+
+
+def _equal_compute(plan: Plan, work: Work, runs: Mapping[Place, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rival that was tuned for as long as pre-training and fine-tuning took, and what the pre-trained arm has over it."""
+    rows = []
+    for place in (place for place in plan.cells if place[2] == LONG):
+        system, task, split = *place[:2], plan.fields[place[1]].splits[0]
+        ours, named = (system, task, "pretrained", 0), {"system": system, "task": task}
+        if place not in runs or ours not in runs:
+            failed = next((work.lost[one] for one in (place, ours) if one in work.lost), "not there")
+            rows.append(named | {"failed": failed})
+            continue
+        values = {arm: _interval(headline(runs[one][split])) for arm, one in ((LONG, place), ("pretrained", ours))}
+        over = _interval(gain([runs[ours][split]], [runs[place][split]]))
+        steps = {arm: work.records[one]["steps"] for arm, one in ((LONG, place), ("pretrained", ours))}
+        rows.append(named | values | {"gain": over, "steps": steps, "rate": work.records[place]["rate"]})
+    return rows
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

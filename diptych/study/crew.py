@@ -10,11 +10,13 @@ comes about, its workers end at once: a killed study leaves nobody behind who ho
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -23,7 +25,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from diptych.study.lanes import LOOK_EVERY, Call, Command, stop
+from diptych import checkpoint
+from diptych.study.lanes import LOOK_EVERY, Call, Command, last_step, stop
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,68 @@ class Todo(Protocol):
     def standing(self, at_work: Sequence[AtWork]) -> str:
         """How far it is, in a line."""
         ...
+
+
+class Web:
+    """Commands that need one another, by the folders which their words name."""
+
+    def __init__(self, commands: Iterable[Command]):
+        self._folders = {str(command.makes.parent): command for command in commands}
+
+    def needs(self, command: Command) -> list[Command]:
+        """The commands that make what this one names."""
+        named = [word.partition("=")[2] if word.startswith(("image=", "text=", "fusion=")) else word for word in command.words]
+        found = (self._folders.get(word) for word in named)
+        return [other for other in found if other is not None and other.makes != command.makes]
+
+    def line(self, command: Command) -> list[Command]:
+        """All that it needs, directly or not, and itself, in order."""
+        whole: dict[Path, Command] = {}
+        for other in self.needs(command):
+            whole |= {step.makes: step for step in self.line(other)}
+        return [*whole.values(), command]
+
+
+class Clock:
+    """How long commands took, kept in OUT/took.json, and so how long the others will take."""
+
+    def __init__(self, out: Path):
+        self.out, self._file = out, out / "took.json"
+        self._took: dict[str, float] = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+
+    def add(self, command: Command, seconds: float) -> None:
+        """An interrupted command's sittings add up."""
+        self._took[self._name(command)] = round(self.of(command) + seconds, 1)
+        checkpoint.write_json(self._file, self._took)
+
+    def of(self, command: Command) -> float:
+        return self._took.get(self._name(command), 0.0)
+
+    def left(self, commands: Iterable[Command], left: Iterable[Command], jobs: int) -> float | None:
+        """Seconds, by what commands alike have taken; None before there are any. What is at work counts whole."""
+        alike: dict[str, list[float]] = {}
+        steps: list[float] = []  # seconds a step, of any training
+        for command in commands:
+            if took := self.of(command):
+                alike.setdefault(command.about, []).append(took)
+                steps += [took / command.steps] if command.steps else []
+        if not steps:
+            return None
+        mean = statistics.mean(steps)
+        return sum(statistics.mean(alike.get(c.about, [c.steps * mean or 10.0])) for c in left) / max(jobs, 1)
+
+    def _name(self, command: Command) -> str:
+        return str(command.makes.relative_to(self.out))
+
+
+def told(done: int, of: int, lost: int, left: float | None, at_work: Sequence[AtWork]) -> str:
+    """A study's progress line: cells, seconds left, and how far each command is."""
+    parts = [f"{done + lost} of {of} cells" + (f", {lost} failed" if lost else "")]
+    parts += [f"about {max(1, round(left / 60))} min left"] if left else []
+    for one in at_work:
+        steps = last_step(one.command.run / "metrics.jsonl") if one.command.run else 0
+        parts.append(one.command.about + (f" {100 * steps // one.command.steps} %" if steps else ""))
+    return "  |  ".join(parts)
 
 
 def carry_out(todo: Todo, jobs: int, log: Path, call: Call, tell: Callable[[str], None]) -> None:

@@ -14,9 +14,10 @@ before it. The same past is thus made once, by whomever it is asked for, and nev
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -25,6 +26,7 @@ from typing import Any
 
 from diptych import config, find
 from diptych.config import Recipe, UserError, nearest
+from diptych.plan import Price, price
 from diptych.study.lanes import Command
 
 SCENES = ("visual_genome:scenes", "coco_captions:scenes")
@@ -63,6 +65,7 @@ PASTS: Mapping[str, Past] = {
         settings=("data.image.short=128", "data.image.long=128"),
     ),
 }
+PRICED = 512  # samples of each data set that costs are reckoned from
 WITH_BERT = "small"  # the preset in which BERT and they are of one size
 SEES = {"cnn": "boxes with names and attributes", "vit": "boxes with names and attributes", "detector": "boxes, names, attributes"}
 
@@ -163,6 +166,14 @@ class Pasts:
     def __init__(self, budget: Budget, out: Path):
         self.budget, self.out = budget, out
         self._sha256: dict[tuple[str, str, Any], str] = {}
+        self._prices: dict[tuple[str, str, str], Price] = {}
+        self._fit: Callable[[Recipe], Sequence[str]] = lambda recipe: ()
+
+    def fitted(self, fit: Callable[[Recipe], Sequence[str]]) -> Pasts:
+        """The same, every system with the settings that `fit` gives for its preset. Detectors stay: what they see is data."""
+        other = copy.copy(self)
+        other._fit = fit
+        return other
 
     def of(self, system: str, past: Past | None = None) -> Chain:
         """By the past of its line above, or by another one."""
@@ -185,6 +196,16 @@ class Pasts:
         pretraining = self.train(system, (*texts, *start, *regions), settings, "short texts about pictures")
         return Chain(system, spec, past, root, detector, store, words, pretraining)
 
+    def price(self, system: str, recipe: Recipe, data: Sequence[str], task: str = "") -> Price:
+        """What one sample costs, in pre-training or on a task. What a detector saw is as much as it can see."""
+        asked = (system, task, digest([recipe.model_dump(mode="json"), list(data)]))
+        if asked not in self._prices:
+            cls, task_class = find.system_class(system), find.task_class(task) if task else None
+            sources = find.readers(data, "train", task_class.purpose if task_class else cls.purpose, PRICED)
+            teacher: Any = find.system(f"detector:{self.budget.preset}").recipe.system
+            self._prices[asked] = price(recipe, cls, sources, task_class, (teacher.image.most, teacher.image.features))
+        return self._prices[asked]
+
     @cached_property
     def detector(self) -> Stage:
         return self.train("detector", ("--data", "scenes"), sees=SEES["detector"])
@@ -192,7 +213,8 @@ class Pasts:
     def train(self, system: str, words: Sequence[str], settings: Sequence[str] = (), sees: str = "") -> Stage:
         found = find.system(f"{system}:{self.budget.preset}")
         steps = self.budget.steps_of(system, found.recipe.train.steps)
-        settings = (*settings, f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}")
+        fit = self._fit(found.recipe) if system != "detector" else ()
+        settings = (*fit, *settings, f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}")
         recipe = config.resolve(found.recipe, *map(config.from_setting, settings))
         data = [word for option, word in pairwise(words) if option == "--data"]
         key = self.key(words, recipe, [self.sha256(spec, "train", found.cls.purpose) for spec in data])

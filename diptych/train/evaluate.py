@@ -34,21 +34,27 @@ class Interval(NamedTuple):
     high: float
 
 
+def interval(values: NDArray[np.float64]) -> Interval:
+    """The first value is the estimate itself, the others are replicates."""
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    return Interval(float(values[0]), float(low), float(high))
+
+
 def intervals(items: Sequence[Item], seed: int = 0) -> dict[str, Interval]:
     """In percent: each metric of `scores`; for plain `score` over all, by type and macro."""
-    return {name: _interval(values) for name, values in _replicates(items, seed).items()}
+    return {name: interval(values) for name, values in _replicates(items, seed).items()}
 
 
 def difference(ours: Sequence[Item], theirs: Sequence[Item], seed: int = 0) -> dict[str, Interval]:
     """Ours minus theirs, in points, for everything `intervals` gives."""
     common = {item["key"] for item in ours} & {item["key"] for item in theirs}
     a, b = (_replicates(sorted((i for i in items if i["key"] in common), key=_identity), seed) for items in (ours, theirs))
-    return {name: _interval(a[name] - b[name]) for name in a if name in b}
+    return {name: interval(a[name] - b[name]) for name in a if name in b}
 
 
 def headline(*runs: Sequence[Item], seed: int = 0) -> Interval:
     """In percent: the mean over types of the items' `score`, and over runs that differ in their seed."""
-    return _interval(_over_seeds(np.array([_headline(run, seed) for run in _of_all(runs)]), seed))
+    return interval(_over_seeds(np.array([_headline(run, seed) for run in _of_all(runs)]), seed))
 
 
 def gain(ours: Sequence[Sequence[Item]], theirs: Sequence[Sequence[Item]], seed: int = 0) -> Interval:
@@ -61,7 +67,7 @@ def contrast(sides: Sequence[tuple[float, Sequence[Sequence[Item]]]], seed: int 
     shares, by_side = zip(*sides, strict=True)
     runs = _of_all([run for of_seed in zip(*by_side, strict=True) for run in of_seed])
     value_SNR = np.array([_headline(run, seed) for run in runs]).reshape(len(by_side[0]), len(sides), -1)
-    return _interval(_over_seeds(np.einsum("snr,n->sr", value_SNR, np.array(shares)), seed))
+    return interval(_over_seeds(np.einsum("snr,n->sr", value_SNR, np.array(shares)), seed))
 
 
 def _of_all(runs: Sequence[Sequence[Item]]) -> list[list[Item]]:
@@ -88,12 +94,6 @@ def _over_seeds(value_SR: NDArray[np.float64], seed: int) -> NDArray[np.float64]
 
 def _identity(item: Item) -> tuple[str, str]:
     return str(item["key"]), str(item.get("type", ""))
-
-
-def _interval(values: NDArray[np.float64]) -> Interval:
-    """The first value is the estimate itself, the others are replicates."""
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-    return Interval(float(values[0]), float(low), float(high))
 
 
 def _replicates(items: Sequence[Item], seed: int) -> dict[str, NDArray[np.float64]]:

@@ -43,11 +43,8 @@ class Measured:
         return {name: part / count for name, (part, count) in sums.items() if count}
 
     def items(self) -> list[dict[str, Any]]:
-        """A batch as a question: the mean of each metric in it, so that two models are compared pair by pair."""
-        return [
-            {"key": f"batch {k}", "scores": {name: part / count for name, (part, count) in batch.items() if count}}
-            for k, batch in enumerate(self.batches)
-        ]
+        """A batch as a question, so that two models are compared pair by pair; (sum, count) of each metric in it."""
+        return [{"key": f"batch {k}", "sums": batch} for k, batch in enumerate(self.batches)]
 
     def ci95(self, seed: int = 0) -> dict[str, list[float]]:
         weight_RK = np.random.default_rng(seed).multinomial(

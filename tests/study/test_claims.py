@@ -184,7 +184,8 @@ def pretend(command, better: set[str], blind: float = 0.2) -> None:
         scores = [float((37 * n % 100) < 100 * right) for n in range(100)]
         items = [{"key": f"q{n}", "group": f"g{n // 2}", "type": "ab"[n % 2], "score": s} for n, s in enumerate(scores)]
         if words[1] == "objectives":
-            items = [{"key": item["key"], "scores": {"nsp/accuracy": item["score"], "mlm/accuracy": 0.0}} for item in items]
+            sums = {"mlm/accuracy": [0.0, 9.0], "loss/absent": [0.0, 0.0]}
+            items = [{"key": item["key"], "sums": {"nsp/accuracy": [64 * item["score"], 64.0], **sums}} for item in items]
         command.makes.write_text("".join(json.dumps(item) + "\n" for item in items))
     elif words[0] == "regions":
         command.makes.write_text("{}")
@@ -287,7 +288,7 @@ def test_a_real_claim_in_little(here):
     run = next(iter(work.plan.cells.values())).tunings[0.0].makes.parent
     asked = ["evaluate", "objectives", "--from", str(run), "--data", "scenes", "--set", "data.limit=64"]
     assert cli.call([*asked, "--set", "system.width=32"]) == 2, "other weights than there are"
-    assert ours["key"] == theirs["key"] and ours["scores"].keys() >= {"nsp/accuracy", "mlm/accuracy"}
+    assert ours["key"] == theirs["key"] and ours["sums"].keys() >= {"nsp/accuracy", "mlm/accuracy"}
 
 
 def items(cell) -> str:
@@ -313,4 +314,6 @@ def test_every_claim_in_little(here, data, monkeypatch, name):
 def test_tasks_are_refused_before_anything_is_written(unread):
     with pytest.raises(UserError, match="each claim is asked on the task that it is about"):
         claims(compare.Options(tasks=["vqa"]), Path("out"), lambda words: 1)
+    with pytest.raises(UserError, match="--equal-compute: an arm of the bake-off"):
+        claims(compare.Options(equal_compute=True), Path("out"), lambda words: 1)
     assert not Path("out").exists() and not Path("results").exists()

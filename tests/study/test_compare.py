@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from diptych import find
+from diptych import config, find
 from diptych.atelier import make
 from diptych.config import UserError
+from diptych.plan import price
 from diptych.study import compare, compare_report, compare_table
-from diptych.study.compare import ARMS, Plan, Work
+from diptych.study.compare import ARMS, LONG, Plan, Work
 from diptych.study.kept import Results
-from diptych.study.pasts import BUDGETS, PASTS, Budget, Pasts
+from diptych.study.pasts import BUDGETS, PASTS, TEXTS, Budget, Pasts
 from diptych.train.evaluate import difference, headline
 
 LEAST = Budget("least", "tiny", 40, 32, 16, {"": 30}, steps=dict.fromkeys((*PASTS, "cnn", "vit", "detector"), 2))
@@ -186,6 +187,35 @@ def test_what_fails_is_told_and_costs_only_what_needs_it(here):
     assert any("failed: soho, vqa, pretrained, seed 0: training soho: it broke" in line for line in compare_report.lines(table))
     again = planned(("soho", "crossgrid"))
     assert not again.lost and "pretrain soho:tiny" in str(again.ready()[0]), "the next time it is tried again"
+
+
+def test_the_rival_is_also_tuned_until_it_has_cost_as_much(here):
+    plan = Plan(("soho",), ("vqa",), LEAST, 2, Path("out"), [("soho", "vqa")])
+    long, short, ours = (plan.cells["soho", "vqa", arm, 0] for arm in (LONG, "root_only", "pretrained"))
+    commands = [next(iter(cell.tunings.values())) for cell in (long, short)]
+    steps = ("train.steps", "train.log_every", "train.validate_every", "out/cells")
+    words = [[word for word in command.words if not word.startswith(steps)] for command in commands]
+    assert words[0] == words[1], "the same but for steps"
+
+    found = find.system("soho:tiny")
+    recipe = config.resolve(find.finetuning("vqa", "soho", found.recipe), config.from_setting("task.head=cloze"))
+    a_sample = {
+        "soho": price(found.recipe, found.cls, find.readers(TEXTS, "train", "pretrain", 64)).flops,
+        "vqa": price(recipe, found.cls, find.readers(["scenes"], "train", "vqa", 64), find.task_class("vqa")).flops,
+    }
+    more = 2 * found.recipe.train.batch_size * a_sample["soho"] / (recipe.train.batch_size * a_sample["vqa"])
+    assert commands[0].steps - commands[1].steps == pytest.approx(more, rel=0.1, abs=1), "soho's two steps; the root is in both"
+
+    work = Work(plan, Results(Path("results")))
+    carried_out(work)
+    table = compare_table.table(plan, work)
+    (row,) = table["equal_compute"]
+    assert row["rate"] == work.records[short.place]["rate"] and len(work.records[long.place]["on_val"]) == 1
+    assert row["gain"]["value"] == pytest.approx(row["pretrained"]["value"] - row[LONG]["value"], abs=2e-3)
+    assert row["steps"] == {LONG: commands[0].steps, "pretrained": next(iter(ours.tunings.values())).steps}
+    assert "At equal total compute" in compare_report.page_of(plan, work, table)
+    assert any("equal compute" in line for line in compare_report.lines(table))
+    assert planned().kept == 5, "the other cells are what they are without"
 
 
 def test_the_table_says_what_the_items_say(here):
