@@ -6,7 +6,7 @@
     without_...  the last, fine-tuned and asked without picture or text: what the data give away (the tasks' key `withhold`)
     root_only_equal_compute   the rival, fine-tuned until it has cost as many FLOPs as `pretrained`; for few systems and tasks
 
-A cell is one system on one task with one past and one seed. Its fine-tuning is tried at the learning rates of GRID, relative to
+A cell is one system on one task with one past and one seed. Its fine-tuning is tried at the budget's learning rates, relative to
 the system's own; `val` chooses, with the first seed, for all; the cell is scored on every test split. All arms of a system have the
 same samples, steps and grid. What leads to a system stands in pasts.py, what remains of a finished cell in kept.py; numbers are
 put together in compare_table.py and told in compare_report.py.
@@ -37,7 +37,6 @@ from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
 Place = tuple[str, str, str, int]  # system, task, arm, seed
-GRID = (1 / 16, 1 / 4, 1.0)  # learning rates that are tried, times the system's own: what was learnt wants low ones
 LONG = "root_only_equal_compute"
 LONG_SYSTEMS, LONG_TASKS = ("vilt", "soho", "uniter"), ("vqa", "retrieval")  # patches, cells, regions; where none are named
 SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
@@ -157,7 +156,7 @@ class Commands:
         more: Sequence[str] = (),
         is_long: bool = False,
     ) -> Cell:
-        """A cell, fine-tuned at the rates of GRID from one of ARMS: where a chain ends, where its root does, from nothing.
+        """A cell, fine-tuned at the budget's rates from one of ARMS: where a chain ends, where its root does, from nothing.
 
         `more`: settings of the fine-tuning. `is_long`: until it has cost what the whole chain and its fine-tuning do.
         """
@@ -192,13 +191,13 @@ class Commands:
         resolved = config.resolve(recipe, *map(config.from_setting, settings))
         purpose = find.task_class(task).purpose
         shas = [self.pasts.sha256(field.data, split, purpose) for split in ("train", "val", *field.splits)]
-        key = self.pasts.key(words, resolved, GRID, shas, asked)
+        key = self.pasts.key(words, resolved, budget.rates, shas, asked)
         splits = field.splits[:1] if withheld else field.splits
         # a key is of all that decides: where two arms have the same, they have the same runs
         name = f"{f'without_{withheld}' if withheld else start}-s{seed}-{key}"
         folder = self._runs.setdefault(key, self.out / "cells" / system / task / name)
         tunings = {}
-        for factor in GRID:
+        for factor in budget.rates:
             rate = float(f"{recipe.train.lr * factor:.4g}")
             run = folder / f"{rate:g}"
             command = (*words, "--set", f"train.lr={rate:g}", "--out", str(run))

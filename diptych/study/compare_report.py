@@ -242,8 +242,12 @@ def _remarks(plan: Plan, versions: Sequence[str]) -> list[str]:
         if plan.seeds == 1
         else f"{plan.seeds} seeds of fine-tuning after one pre-training: what another one would change is not in the intervals."
     )
+    first, *others = plan.budget.rates
     rates = (
-        "Each start has the learning rate that val chose for it among three, with the first seed; the search is not in the minutes."
+        f"Each start has the learning rate that val chose for it among {1 + len(others)}, with the first seed; the search is not in "
+        "the minutes."
+        if others
+        else f"Every start was fine-tuned at {first:g} of its system's learning rate; none was searched for."
     )
     if len(versions) > 1:
         remarks.append(f"Kept cells were computed by versions {', '.join(versions)}.")

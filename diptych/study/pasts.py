@@ -80,6 +80,7 @@ class Budget:
     drawn: int  # samples drawn in fine-tuning, repeats counted
     controls: int  # the same, without the picture or the text
     asked: Mapping[str, int | None]  # samples scored of each split, by task; "": of any other; None: all
+    rates: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)  # that fine-tuning is tried at, times a system's own: low for what has learnt
     steps: Mapping[str, int] = field(default_factory=dict)  # of training before the task; where none are named,
     stretch: float = 1.0  # as many as the preset has, times this
 
@@ -99,6 +100,7 @@ _BUDGETS = (
         drawn=3200,
         controls=1600,
         asked={"": 500, "retrieval": 60, "caption": 200},
+        rates=(1 / 4,),
         # with one-core steps of .053 s (cnn), .21 (vit), .09 (detector), .81 (vilt), .13 to .24 (others), in bf16
         steps={
             "cnn": 1500,

@@ -24,7 +24,7 @@ from diptych.study.pasts import BUDGETS, LATER, PASTS, WATCHING, Budget, Pasts, 
 from diptych.train.evaluate import Interval, contrast, gain
 
 STEPS = dict.fromkeys((*PASTS, "cnn", "vit", "detector", "bert"), 2)
-LEAST = Budget("least", "tiny", 40, 32, 16, {"": 30}, steps=STEPS)
+LEAST = Budget("least", "tiny", 40, 32, 16, {"": 30}, (0.5, 1.0), steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,6 @@ def data(tmp_path_factory) -> Path:
 def here(data, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIPTYCH_DATA", str(data))
-    monkeypatch.setattr(compare, "GRID", (0.5, 1.0))
     return tmp_path
 
 
@@ -301,7 +300,6 @@ def items(cell) -> str:
 def test_every_claim_in_little(here, data, monkeypatch, name):
     if name.startswith("mural") and not (data / "names").exists():
         names.make(data / "names", small=True)
-    monkeypatch.setattr(compare, "GRID", (1.0,))
     work = planned([name])
     while ready := work.ready():
         assert cli.call(ready[0].words) == 0, str(ready[0])

@@ -21,7 +21,7 @@ from diptych.study.kept import Results
 from diptych.study.pasts import BUDGETS, PASTS, TEXTS, Budget, Pasts
 from diptych.train.evaluate import difference, headline
 
-LEAST = Budget("least", "tiny", 40, 32, 16, {"": 30}, steps=dict.fromkeys((*PASTS, "cnn", "vit", "detector"), 2))
+LEAST = Budget("least", "tiny", 40, 32, 16, {"": 30}, (0.5, 1.0), steps=dict.fromkeys((*PASTS, "cnn", "vit", "detector"), 2))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,6 @@ def data(tmp_path_factory) -> Path:
 def here(data, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIPTYCH_DATA", str(data))
-    monkeypatch.setattr(compare, "GRID", (0.5, 1.0))
     return tmp_path
 
 

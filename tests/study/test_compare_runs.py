@@ -20,8 +20,8 @@ from diptych.study import compare
 from diptych.study.pasts import Budget
 
 if __name__ == "__main__":
-    compare.GRID, compare.SPLITS = (1.0,), ("test",)
-    least = Budget("least", "tiny", 40, 32, 16, {"": 6}, steps={"cnn": 2, "crossgrid": 2})
+    compare.SPLITS = ("test",)
+    least = Budget("least", "tiny", 40, 32, 16, {"": 6}, rates=(1.0,), steps={"cnn": 2, "crossgrid": 2})
     compare.compare(compare.Options(["crossgrid"], ["retrieval"], least, jobs=2), Path("out"), cli.call)
 """
 
