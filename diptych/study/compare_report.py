@@ -244,8 +244,8 @@ def _remarks(plan: Plan, versions: Sequence[str]) -> list[str]:
     )
     first, *others = plan.budget.rates
     rates = (
-        f"Each start has the learning rate that val chose for it among {1 + len(others)}, with the first seed; the search is not in "
-        "the minutes."
+        f"Each start has the learning rate that val chose for it among {1 + len(others)}, with the first seed; the search is not "
+        "in the minutes."
         if others
         else f"Every start was fine-tuned at {first:g} of its system's learning rate; none was searched for."
     )
