@@ -41,11 +41,13 @@ from diptych.config import Recipe, UserError
 from diptych.contracts import (
     IGNORE,
     ROWS_PER_SAMPLE,
+    Annotated,
     Batch,
     Evaluation,
     LossTerm,
     ParamGroup,
     Reader,
+    Regions,
     Sample,
     System,
     Task,
@@ -156,8 +158,11 @@ class REC(Task):
             boxes = batch.regions
             if boxes is None or boxes.feature_IRD is None:
                 raise UserError("task.candidates=detected: these pictures come without what a detector saw: --regions STORE")
-        if boxes is None:
-            return None
+        return None if boxes is None else self._among(batch, boxes)
+
+    @staticmethod
+    def _among(batch: Batch, boxes: Annotated | Regions | None) -> Candidates:
+        assert boxes is not None and batch.image_of_BN is not None
         picture_B = batch.image_of_BN[:, 0]
         return Candidates(boxes.box_IR4[picture_B], boxes.mask_IR[picture_B])
 
@@ -195,11 +200,13 @@ class REC(Task):
     def ground(self, batch: Batch, top: int = 5) -> list[list[Found]]:
         """Where the thing of each row is, likeliest first.
 
-        A picture that brings no candidates is searched by windows; there a place is the best of those that overlap by more than .5,
-        and as likely as they are together.
+        The candidates of a picture that brings none are what a detector saw, or else windows. Among windows a place is the best of
+        those that overlap by more than .5, and as likely as they are together.
         """
-        is_bare = self.config.candidates == "windows" or (self.config.candidates == "given" and batch.annotated is None)
-        found = self._everywhere(batch) if is_bare else self._candidates(batch)
+        is_bare = self.config.candidates == "given" and batch.annotated is None
+        is_seen = is_bare and batch.regions is not None and batch.regions.feature_IRD is not None
+        is_bare = self.config.candidates == "windows" or (is_bare and not is_seen)
+        found = self._everywhere(batch) if is_bare else self._among(batch, batch.regions) if is_seen else self._candidates(batch)
         if found is None:
             return [[] for _ in range(len(batch))]
         return [self._places(one, top) if is_bare else one[:top] for one in self._ranked(batch, found)]

@@ -162,6 +162,15 @@ def test_a_bare_picture_is_searched(samples):
         other.ground(picture, "the dog")
 
 
+def test_a_bare_picture_that_a_detector_saw_is_pointed_at_there(samples):
+    seen = detected((26, 6, 44, 26), (0, 0, 8, 8))
+    bare = replace(samples[0], texts=samples[0].texts[:1], boxes=(), regions=(seen,))
+    (places,) = task().ground(batch_of([bare]))
+    assert len(places) == 2 and sum(place.probability for place in places) == pytest.approx(1)
+    (elsewhere,) = task().ground(batch_of([replace(bare, regions=())]))
+    assert len(elsewhere) == 5
+
+
 def test_one_box_a_picture_leaves_nothing_to_choose(tmp_path):
     rec_jsonl.example(tmp_path)
     reader = RECJsonl.open(tmp_path, "all")
