@@ -1,4 +1,4 @@
-"""The results page from a finished `diptych compare`: `python -m tools.bake_off OUT [--write]`.
+"""The results page from finished tables of `diptych compare`: `python -m tools.bake_off OUT... [--write]`.
 
     OUT/table.json --> docs/results.md, between `<!-- bake-off -->` and `<!-- end of bake-off -->`
                        docs/results/table.csv, gains.svg, price.svg
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from PIL import Image
 from diptych.report.compare import Card
 from diptych.study.compare import Plan, Work
 from diptych.study.compare_report import told
+from diptych.study.compare_table import csv_of
 from diptych.study.kept import Results
 from diptych.study.pasts import BUDGETS
 from tools.portraits.pictures import Tile, boxed, sheet
@@ -37,6 +37,21 @@ BEGIN, END = "<!-- bake-off -->", "<!-- end of bake-off -->"
 ARMS = {"scratch": "from scratch", "root_only": "root only", "pretrained": "pre-trained"}
 NEWS = {"test": "as in training", "test-style": "new artists", "test-composition": "new colours", "test-object": "new objects"}
 TONES = ("#c8421c", "#2f6f9f", "#5b8c3a", "#8b5a9f", "#b8860b", "#3a8c86", "#8b8a86", "#444444")
+
+
+def merged(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several tables of one budget as one. No two may have the same system on the same task."""
+    whole: dict[str, Any] = {name: tables[0][name] for name in ("budget", "preset", "seeds")}
+    if any(table[name] != value for table in tables for name, value in whole.items()):
+        raise SystemExit("tables of several budgets or numbers of seeds do not go on one page")
+    places = [(cell["system"], cell["task"], cell["arm"]) for table in tables for cell in table["cells"]]
+    if twice := [place for place in places if places.count(place) > 1]:
+        raise SystemExit(f"{' on '.join(twice[0][:2])} stands in more than one table")
+    whole["systems"] = list(dict.fromkeys(system for table in tables for system in table["systems"]))
+    whole["tasks"] = {task: about for table in tables for task, about in table["tasks"].items()}
+    for name in ("cells", "gains", "costs", "unfit", "failed"):
+        whole[name] = [entry for table in tables for entry in table[name]]
+    return whole | {"commands": [command(table) for table in tables]}
 
 
 def page(table: Mapping[str, Any]) -> str:
@@ -52,7 +67,7 @@ def command(table: Mapping[str, Any]) -> str:
 
 
 def _summary(table: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("```console", command(table), "```", "")
+    yield from ("```console", *table["commands"], "```", "")
     for over, name in (("root_only", "the root alone"), ("scratch", "a start from scratch")):
         gains = [gain for gain in table["gains"] if gain["over"] == over]
         above, clear, below = (sum(holds(gain) for gain in gains) for holds in (_is_above, _is_clear, _is_below))
@@ -65,7 +80,7 @@ def _summary(table: Mapping[str, Any]) -> Iterator[str]:
     if unfit := table["unfit"]:
         yield f"* Not asked: {'; '.join('{system} on {task}'.format(**one) for one in unfit)}."
     yield from ("", "![what pre-training is worth, by system and task](results/gains.svg)", "")
-    yield from ("Best system of each task, in percent on `test`, and the same system on what is new:", "")
+    yield from ("Best system of each task so far, in percent on `test`, and the same system on what is new:", "")
     splits = [split for split in NEWS if any(split in task["splits"] for task in table["tasks"].values())]
     yield from _head("task", "system", *(NEWS[split] for split in splits))
     for task in table["tasks"]:
@@ -254,27 +269,29 @@ def written(text: str, part: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bake_off", description="The results page, from a directory of `diptych compare`."
+        prog="python -m tools.bake_off", description="The results page, from tables of `diptych compare`."
     )
-    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="directories of `diptych compare`")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="where the finished cells are kept")
     parser.add_argument("--write", action="store_true", help="into docs/, instead of to the terminal")
     asked = parser.parse_args()
-    table = json.loads((asked.out / "table.json").read_text(encoding="utf-8"))
+    tables = {out: json.loads((out / "table.json").read_text(encoding="utf-8")) for out in asked.out}
+    table = merged(list(tables.values()))
     if not asked.write:
         print(page(table))
         return
     results = DOCS / "results"
     results.mkdir(exist_ok=True)
-    shutil.copyfile(asked.out / "table.csv", results / "table.csv")
+    (results / "table.csv").write_text(csv_of(table), encoding="utf-8")
     with matplotlib.rc_context({"svg.hashsalt": "diptych"}):  # the same numbers draw the same file
         for name, figure in (("gains", gains(table)), ("price", price(table))):
             FigureCanvasSVG(figure)
             figure.savefig(results / f"{name}.svg", metadata={"Date": None})
     pictures = DOCS / "images/tasks"
     pictures.mkdir(exist_ok=True, parents=True)
-    for task, rows in galleries(table, asked.out, asked.results):
-        sheet(rows, pictures / f"{task}.png")
+    for out, one in tables.items():
+        for task, rows in galleries(one, out, asked.results):
+            sheet(rows, pictures / f"{task}.png")
     place = DOCS / "results.md"
     place.write_text(written(place.read_text(encoding="utf-8"), page(table)), encoding="utf-8")
 

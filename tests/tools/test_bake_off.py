@@ -79,7 +79,7 @@ def rows_of(page: str, first: str) -> list[list[str]]:
 
 
 def test_the_page_says_what_the_table_says(table):
-    page = bake_off.page(table)
+    page = bake_off.page(bake_off.merged([table]))
     best, line = rows_of(page, "vqa")[0], rows_of(page, "vilt")[0]
     assert best == ["vqa", "vilt", "52.0 (50.0 to 54.0)", "47.0 (44.0 to 50.0)"]
     assert line[1:6] == [
@@ -95,6 +95,17 @@ def test_the_page_says_what_the_table_says(table):
     assert ["vilt", "26.0"] in rows_of(page, "vilt") and ["vilt", "36.2 (34.2 to 38.2)"] in rows_of(page, "vilt")
     assert ["vilt", "vqa", "2.50 M", "0.50 M", "300", "12"] in rows_of(page, "vilt")
     assert "diptych compare --systems vilt,soho --tasks vqa --budget small --seeds 1" in page
+
+
+def test_tables_of_other_tasks_are_put_together(table):
+    other = json.loads(json.dumps(table).replace('"vqa"', '"rec"').replace("soho", "uniter"))
+    page = bake_off.page(bake_off.merged([table, other]))
+    assert "--systems vilt,soho --tasks vqa" in page and "--systems vilt,uniter --tasks rec" in page
+    assert [row[0] for row in rows_of(page, "rec")] == ["rec"] and len(rows_of(page, "uniter")) == 2
+    with pytest.raises(SystemExit, match="vilt on vqa stands in more than one"):
+        bake_off.merged([table, table])
+    with pytest.raises(SystemExit, match="several budgets"):
+        bake_off.merged([table, other | {"budget": "full"}])
 
 
 def test_what_is_written_stays_between_its_marks(table, tmp_path, monkeypatch):
