@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.report.compare import Card
-from diptych.study.compare import Plan, Work
+from diptych.study.compare import LONG, Plan, Work
 from diptych.study.compare_report import told
 from diptych.study.compare_table import csv_of
 from diptych.study.kept import Results
@@ -49,7 +49,7 @@ def merged(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         raise SystemExit(f"{' on '.join(twice[0][:2])} stands in more than one table")
     whole["systems"] = list(dict.fromkeys(system for table in tables for system in table["systems"]))
     whole["tasks"] = {task: about for table in tables for task, about in table["tasks"].items()}
-    for name in ("cells", "gains", "costs", "unfit", "failed"):
+    for name in ("cells", "gains", "costs", "unfit", "failed", "equal_compute"):
         whole[name] = [entry for table in tables for entry in table[name]]
     return whole | {"commands": [command(table) for table in tables]}
 
@@ -156,7 +156,22 @@ def _price(table: Mapping[str, Any]) -> Iterator[str]:
         whole = f"{(cost['parameters'] + detector) / 1e6:.2f} M"
         share = f"{detector / 1e6:.2f} M" if detector else ""
         yield _row(cost["system"], cost["task"], whole, share, f"{cost['flops'] / 1e6:,.0f}", f"{cost['milliseconds']:.0f}")
-    yield from ("", "![score against time](results/price.svg)", "", f"{table['costs'][0]['machine']}.")
+    yield from ("", "![score against time](results/price.svg)", "", f"{table['costs'][0]['machine']}.", "")
+    if rows := table["equal_compute"]:
+        yield from (
+            "### At equal compute",
+            "",
+            "The root alone, fine-tuned until it has cost what pre-training and fine-tuning cost.",
+            "",
+        )
+        yield from _head("system", "task", "root only, as long", "pre-trained", "gain", "steps of the rival")
+        for row in rows:
+            values = (
+                ["failed"] * 4
+                if "failed" in row
+                else [_score(row[LONG]), _score(row["pretrained"]), _gain(row["gain"]), str(row["steps"][LONG])]
+            )
+            yield _row(row["system"], row["task"], *values)
 
 
 def gains(table: Mapping[str, Any]) -> Figure:
@@ -224,8 +239,9 @@ def _drawn(picture: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> NDAr
 
 
 def _pointed(card: Card) -> list[str]:
-    """Systems by the colour of their box; the first colour is the truth's."""
-    return [f"{one.system} {'right' if one.is_right else 'wrong'}" for one in card.said]
+    """Systems by the colour of their box (BOXES of the pictures, whose first is the truth's)."""
+    named = ("blue", "green", "violet", "ochre", "black", "pink", "teal")
+    return [f"{one.system} ({tone}): {'right' if one.is_right else 'wrong'}" for one, tone in zip(card.said, named, strict=False)]
 
 
 def _is_above(gain: Mapping[str, Any]) -> bool:

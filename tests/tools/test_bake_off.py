@@ -35,7 +35,7 @@ def table() -> dict:
     }
     gain = {"task": "vqa", "seeds": [0]}
     return {
-        **{"budget": "small", "preset": "small", "seeds": 1, "systems": ["vilt", "soho"], "unfit": []},
+        **{"budget": "small", "preset": "small", "seeds": 1, "systems": ["vilt", "soho"], "unfit": [], "equal_compute": [EQUAL]},
         "tasks": {"vqa": {"data": "scenes", "splits": ["test", "test-style"], "withheld": ["picture"]}},
         "cells": [cell(system, arm, value) for system, arms in scores.items() for arm, value in arms.items()]
         + [cell("vilt", "without_picture", 36.2)],
@@ -59,6 +59,11 @@ def table() -> dict:
     }
 
 
+EQUAL = {
+    **{"system": "vilt", "task": "vqa", "root_only_equal_compute": {"value": 38.0, "ci95": [36.0, 40.0]}, "rate": 1e-4},
+    **{"pretrained": {"value": 52.0, "ci95": [50.0, 54.0]}, "gain": {"value": 14.0, "ci95": [11.0, 17.0]}},
+    "steps": {"root_only_equal_compute": 900, "pretrained": 100},
+}
 CARD = Card([np.zeros((96, 128, 3), np.uint8)] * 2, "is it red?", "yes", [Said("vilt", "yes", True), Said("soho", "no", False)])
 
 
@@ -67,7 +72,7 @@ def test_a_card_tells_who_was_wrong_and_points_with_the_truth_first():
     assert first.said.splitlines() == ["is it red?", "[yes]", "vilt: yes", "soho: no (wrong)"] and not second.said
     pointed = replace(CARD, true_box=[0, 0, 64, 48], said=[Said("vilt", "the box drawn", False, box=[64, 48, 128, 96])], truth="")
     tile = bake_off._tiles(pointed)[0]
-    assert tile.said.splitlines() == ["is it red?", "vilt wrong"]
+    assert tile.said.splitlines() == ["is it red?", "vilt (blue): wrong"]
     drawn = np.asarray(tile.picture)
     assert drawn[0, 0].any() and drawn[-1, -1].any() and not np.array_equal(drawn[0, 0], drawn[-1, -1])
 
@@ -94,6 +99,7 @@ def test_the_page_says_what_the_table_says(table):
     assert "a start from scratch: ahead in 2 of 2 cells, with an interval above zero in 1" in page
     assert ["vilt", "26.0"] in rows_of(page, "vilt") and ["vilt", "36.2 (34.2 to 38.2)"] in rows_of(page, "vilt")
     assert ["vilt", "vqa", "2.50 M", "0.50 M", "300", "12"] in rows_of(page, "vilt")
+    assert ["vilt", "vqa", "38.0 (36.0 to 40.0)", "52.0 (50.0 to 54.0)", "+14.0 (+11.0 to +17.0)", "900"] in rows_of(page, "vilt")
     assert "diptych compare --systems vilt,soho --tasks vqa --budget small --seeds 1" in page
 
 
