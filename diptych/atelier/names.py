@@ -34,7 +34,6 @@ from PIL import Image
 
 from diptych.atelier.artwork import TRAIN_FAMILIES, Artwork, load
 from diptych.config import UserError
-from diptych.data.noise import boilerplate, cut
 from diptych.draw import Draw
 
 VERSION = 1
@@ -190,6 +189,8 @@ def _rows(artwork: Artwork, pictures: Iterable[Shown]) -> Iterator[Row]:
 
 def _spoil(artwork: Artwork, draw: Draw, rows: list[Row], concepts: list[str], rate: float) -> list[tuple[int, str]]:
     """Spoil captions of single pictures in place; (row, how) of each."""
+    from diptych.data.noise import boilerplate, cut  # only here: readers know torch, and composing pictures does without
+
     index = np.arange(len(rows))
     chance, kind, other = (draw.uniform(f"names/noise/{purpose}", index)[:, 0] for purpose in ("rate", "kind", "other"))
     spoilt = []

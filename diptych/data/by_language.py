@@ -3,14 +3,15 @@
     data.languages=[en,sw]     samples in these alone; a pair of texts is in both of its languages
     data.evenly=true           languages (or pairs of them) are drawn equally often, however many samples they have
 
-A language becomes a source of its own, so drawing evenly is what data/mixture.py does for any sources: exact, and resumed exactly.
-Samples of readers that know no languages count as English.
+A round of an even reader is as long as the largest language times the number of languages; the others begin again within it. Its
+places are arithmetic, so nothing is stored and the sampler mixes and resumes it as any other. Samples of readers that know no
+languages count as English.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diptych.config import DataConfig, UserError, nearest
 from diptych.contracts import Reader, Sample
@@ -34,8 +35,27 @@ class Spoken:
         return hashlib.sha256(f"{self.reader.fingerprint} {' '.join(self.languages)}".encode()).hexdigest()
 
 
+class Even:
+    """The samples of a reader, language after language in turn."""
+
+    def __init__(self, reader: Reader, index: Mapping[str, Sequence[int]]):
+        self.reader, self.languages, self._index = reader, sorted(index), [index[language] for language in sorted(index)]
+
+    def __len__(self) -> int:
+        return len(self._index) * max(map(len, self._index))
+
+    def __getitem__(self, index: int) -> Sample:
+        turn, language = divmod(index, len(self._index))
+        own = self._index[language]
+        return self.reader[own[turn % len(own)]]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.reader.fingerprint} evenly {' '.join(self.languages)}".encode()).hexdigest()
+
+
 def by_language(sources: Sequence[Source], data: DataConfig, training: bool = True) -> list[Source]:
-    """The sources as `data` wants them. In training a source may become several, one for each language."""
+    """The sources as `data` wants them, with the shares that they had."""
     evenly = data.evenly and training
     if not sources or not (data.languages or evenly):
         return list(sources)
@@ -48,13 +68,12 @@ def by_language(sources: Sequence[Source], data: DataConfig, training: bool = Tr
         heard.update(part for language in index for part in language.split("-"))
         if data.languages:
             index = {language: own for language, own in index.items() if set(language.split("-")) <= set(data.languages)}
+        if not index:
+            continue
         if evenly:
-            weight = len(source.reader) if source.weight is None else source.weight
-            chosen += [
-                Source(f"{source.name}, {language}", Spoken(source.reader, [language], own), weight / len(index))
-                for language, own in sorted(index.items())
-            ]
-        elif index:
+            weight = sum(map(len, index.values())) if source.weight is None else source.weight
+            chosen.append(Source(source.name, Even(source.reader, index), weight))
+        else:
             kept = sorted(n for own in index.values() for n in own)
             chosen.append(Source(source.name, Spoken(source.reader, sorted(index), kept), source.weight))
     for language in data.languages:

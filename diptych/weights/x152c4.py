@@ -36,7 +36,7 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
     held, _ = read_any(source)
     state = {name: tensor for name, tensor in held.items() if not name.startswith(LEFT)}
     folder = source if source.is_dir() else source.parent
-    sizes = _sizes(state, folder)
+    sizes = _sizes(source, state, folder)
     classes, looks = 1 + len(sizes["names"]), max(1, len(sizes["attributes"]))
     if report := compare(sizes["image"].build(classes, looks), state):
         raise UserError(f"{source}: not X152-C4's tensors: {report.to_dict()}")
@@ -57,13 +57,13 @@ def convert(source: Path, dest: Path) -> dict[str, Any]:
     return {"used": len(state), "left behind": left, "classes": classes - 1, "attributes": looks}
 
 
-def _sizes(state: State, folder: Path) -> dict[str, Any]:
+def _sizes(source: Path, state: State, folder: Path) -> dict[str, Any]:
     try:
         classes, label_width = state["attribute.predictor.cls_embedding.weight"].shape
         attributes, attribute_width = state["attribute.predictor.attr_score.weight"].shape
         width, in_group = state[f"{_BODY}layer1.0.conv2.weight"].shape[:2]
     except (KeyError, ValueError):
-        raise UserError(f"{folder}: no tensors of X152-C4 with attributes (backbone.body.*, attribute.predictor.*)") from None
+        raise UserError(f"{source}: no tensors of X152-C4 with attributes (backbone.body.*, attribute.predictor.*)") from None
     stages = [f"{_BODY}layer{n}.{{i}}." for n in (1, 2, 3)] + [f"{_HEAD}layer4.{{i}}."]
     one, two, three, four = (layers_in(state, stage) for stage in stages)
     image = FasterRCNN.Config(

@@ -46,12 +46,20 @@ def test_only_some():
 
 
 def test_evenly():
-    count = drawn(by_language(SOURCES, DataConfig(evenly=True)))
-    wanted = {"en": 4000 / 3, "sw": 4000 / 3, "uk": 4000 / 3, "en-sw": 1000, "en-uk": 1000}
+    sources = by_language(SOURCES, DataConfig(evenly=True))
+    count = drawn(sources, draws=2 * 3 * 270)  # whole rounds: 3 languages of at most 90, at two draws in three
+    wanted = {"en": 360, "sw": 360, "uk": 360, "en-sw": 270, "en-uk": 270}
     assert count.keys() == wanted.keys()
-    assert all(abs(count[language] - n) <= 2 for language, n in wanted.items()), count
+    assert all(abs(count[language] - n) <= 4 for language, n in wanted.items()), count
     assert drawn(SOURCES)["uk"] < 100
+    assert {sources[0].reader[n].key for n in range(len(sources[0].reader))} == {sample.key for sample in NAMES}
     assert by_language(SOURCES, DataConfig(evenly=True), training=False) == SOURCES
+
+
+def test_evenly_every_batch_is_mixed():
+    mixture = Mixture(by_language(SOURCES, DataConfig(evenly=True)), Draw(0))
+    source_N, _ = mixture.locate(np.arange(160))
+    assert all(0 < batch.sum() < 16 for batch in np.split(source_N, 10)), "pictures and pairs in each"
 
 
 def test_a_language_that_nobody_speaks():
