@@ -392,6 +392,7 @@ def mural(runs: Path, images: Path) -> str:
     return _as_image("mural", "mean recall of 18 languages, with and without translations in training")
 
 
+@torch.inference_mode()
 def align_noise(runs: Path, images: Path) -> str:
     """Mean recall by noise, a line for English and one for the mean of twelve languages."""
     found = {noise: _by_language(load(runs / f"align-noise-{noise}"), PICTURED) for noise in NOISE}
