@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,9 @@ def section(name: str, sitter: Sitter, table: dict[str, dict[str, Figures]], fol
     """Markdown: the commands, the table, the curve, the picture."""
     titles = [column.title for column in sitter.columns]
     has_chance = any(row.chance for row in sitter.rows)
-    lines = ["```console", *(f"diptych {_told(one)}" for one in chain(name)), "```", ""]
+    runs = [name] if name in TRAININGS else list(sitter.drawn)  # what is told of several runs alike has none of its own
+    stages = list(dict.fromkeys(stage for run in runs for stage in chain(run)))
+    lines = ["```console", *(f"diptych {_told(one)}" for one in stages), "```", ""]
     lines.append("| of samples not trained on, % | " + " | ".join(titles + (["chance"] if has_chance else [])) + " |")
     lines.append("|---" * (1 + len(titles) + has_chance) + "|")
     for row in sitter.rows:
@@ -77,14 +80,14 @@ def section(name: str, sitter: Sitter, table: dict[str, dict[str, Figures]], fol
     if "blind" in titles:
         lines[-1] += " Blind: the same weights, every text beside another sample's picture (`data.shuffled=true`)."
     lines += ["", f"![learning curves](../images/portraits/{name}-curves.svg)", "", sitter.about, "", picture, ""]
-    return "\n".join([*lines, _where(name, folder)])
+    return "\n".join([*lines, _where(runs, stages, folder)])
 
 
 def _told(name: str) -> str:
     words = TRAININGS[name]
     for one in needs(words):
         words = words.replace(f"@{one}", f"runs/{one}")
-    return f"{words} --out runs/{name}"
+    return f"{words} --out runs/{name}".replace("@names-", "runs/names-")  # made beside them (runs.py)
 
 
 def _written(figures: Figures | None, row: Row) -> str:
@@ -96,10 +99,9 @@ def _written(figures: Figures | None, row: Row) -> str:
     return f"{value} ({figures.low:.{row.digits}f} to {figures.high:.{row.digits}f})"
 
 
-def _where(name: str, folder: Path) -> str:
-    minutes = sum(_seconds(folder / one) for one in chain(name)) / 60
-    own = _seconds(folder / name) / 60
-    when = datetime.datetime.fromtimestamp((folder / name / "result.json").stat().st_mtime, datetime.UTC).date()
+def _where(runs: Sequence[str], stages: Sequence[str], folder: Path) -> str:
+    minutes, own = (sum(_seconds(folder / one) for one in ones) / 60 for ones in (stages, runs))
+    when = datetime.datetime.fromtimestamp((folder / runs[-1] / "result.json").stat().st_mtime, datetime.UTC).date()
     return (
         f"{machine.describe()}. {when}, seed 0; {own:.0f} minutes on one core beside other work, {minutes:.0f} with all before it."
     )
