@@ -204,8 +204,8 @@ SITTERS = {
         {"contrast/accuracy": "partner found in the batch of training"},
         {f"align-noise-{noise}": f"{noise} % noise" for noise in NOISE},
         "Mean recall on clean names, by the share of training names that are spoilt: another thing's, boilerplate, or cut short.",
-        "Chance is 0.9. Two names in five spoilt cost two fifths of the recall; three in five cost two thirds, and still leave four times "
-        "chance. `diptych.atelier.names.make(Path('runs/names-20'), noise=0.2)` makes such data.",
+        "Chance is 0.9. Two names in five spoilt cost two fifths of the recall; three in five cost two thirds, and still leave "
+        "four times chance. `diptych.atelier.names.make(Path('runs/names-20'), noise=0.2)` makes such data.",
         page="align",
     ),
 }
