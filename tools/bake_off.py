@@ -69,7 +69,9 @@ def command(table: Mapping[str, Any]) -> str:
 def _summary(table: Mapping[str, Any]) -> Iterator[str]:
     yield from ("```console", *table["commands"], "```", "")
     for over, name in (("root_only", "the root alone"), ("scratch", "a start from scratch")):
-        gains = [gain for gain in table["gains"] if gain["over"] == over]
+        gains = [gain for gain in table["gains"] if gain["over"] == over and not (over == "scratch" and _is_root(table, gain))]
+        if not gains:
+            continue
         above, clear, below = (sum(holds(gain) for gain in gains) for holds in (_is_above, _is_clear, _is_below))
         yield (
             f"* Pre-trained against {name}: ahead in {above} of {len(gains)} cells, with an interval above zero in {clear}, "
@@ -80,7 +82,7 @@ def _summary(table: Mapping[str, Any]) -> Iterator[str]:
     if unfit := table["unfit"]:
         yield f"* Not asked: {'; '.join('{system} on {task}'.format(**one) for one in unfit)}."
     yield from ("", "![what pre-training is worth, by system and task](results/gains.svg)", "")
-    yield from ("Best system of each task so far, in percent on `test`, and the same system on what is new:", "")
+    yield from ("The system with the best score on `test` of each task so far, and the same system on what is new:", "")
     splits = [split for split in NEWS if any(split in task["splits"] for task in table["tasks"].values())]
     yield from _head("task", "system", *(NEWS[split] for split in splits))
     for task in table["tasks"]:
@@ -107,8 +109,11 @@ def _task(table: Mapping[str, Any], task: str) -> Iterator[str]:
         own = {arm: cells[system, arm] for arm in ARMS if (system, arm) in cells}
         if own:
             rates = " · ".join(f"{cell['rate']:g}" for cell in own.values() if "rate" in cell)
-            over = (_gain(gains.get((system, rival))) for rival in ("root_only", "scratch"))
-            yield _row(system, *(_score(own.get(arm)) for arm in ARMS), *over, rates)
+            scores = {arm: _score(own.get(arm)) for arm in ARMS}
+            over = {rival: _gain(gains.get((system, rival))) for rival in ("root_only", "scratch")}
+            if _is_root(table, {"system": system, "task": task}):
+                scores["scratch"], over["scratch"] = "as root only", ""
+            yield _row(system, *scores.values(), *over.values(), rates)
     yield ""
     kinds = _kinds(cells)
     if kinds:
@@ -242,6 +247,16 @@ def _pointed(card: Card) -> list[str]:
     """Systems by the colour of their box (BOXES of the pictures, whose first is the truth's)."""
     named = ("blue", "green", "violet", "ochre", "black", "pink", "teal")
     return [f"{one.system} ({tone}): {'right' if one.is_right else 'wrong'}" for one, tone in zip(card.said, named, strict=False)]
+
+
+def _is_root(table: Mapping[str, Any], place: Mapping[str, Any]) -> bool:
+    """Whether a system's start from scratch on a task is its root alone: regions come from a detector in both."""
+    keys = [
+        cell.get("keys")
+        for cell in table["cells"]
+        if (cell["system"], cell["task"]) == (place["system"], place["task"]) and cell["arm"] in ("scratch", "root_only")
+    ]
+    return len(keys) == 2 and keys[0] is not None and keys[0] == keys[1]
 
 
 def _is_above(gain: Mapping[str, Any]) -> bool:
