@@ -3,8 +3,8 @@
     from the rarest class on: its pictures, in their order and round again, until the class has at least `least` boxes
                               in one round of the set; what else a picture shows is counted with it
 
-A reader like any other, so several balanced sets are mixed by weights as always (`--data objects365@2`: VinVL shows COCO and Visual
-Genome eight times, Objects365 twice and Open Images once). Names are counted as the detector calls them, aliases merged.
+A reader like any other, so several balanced sets are mixed in as many copies as asked (`--data objects365@2x`: VinVL shows COCO and
+Visual Genome eight times, Objects365 twice and Open Images once). Names are counted as the detector calls them, aliases merged.
 """
 
 from __future__ import annotations

@@ -321,13 +321,7 @@ class Work:
 
     def ready(self) -> list[Command]:
         steps = {step.makes: step for cell in self.open() for command in self.due(cell) for step in self.plan.web.line(command)}
-        return [
-            step
-            for step in steps.values()
-            if not step.makes.exists()
-            and step.makes not in self.failed
-            and all(need.makes.exists() for need in self.plan.web.needs(step))
-        ]
+        return self.plan.web.startable(steps.values(), self.failed)
 
     def ended(self, command: Command, complaint: str, seconds: float) -> None:
         if complaint or not command.makes.exists():

@@ -16,7 +16,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -69,6 +69,16 @@ class Web:
         for other in self.needs(command):
             whole |= {step.makes: step for step in self.line(other)}
         return [*whole.values(), command]
+
+    def startable(self, commands: Iterable[Command], failed: Collection[Path]) -> list[Command]:
+        """Those that have not been carried out, have not failed, and miss nothing."""
+        return [
+            command
+            for command in commands
+            if not command.makes.exists()
+            and command.makes not in failed
+            and all(need.makes.exists() for need in self.needs(command))
+        ]
 
 
 class Clock:

@@ -250,13 +250,7 @@ class Work:
         yield from (cell for place, cell in self.plan.cells.items() if place not in self.records and place not in self.lost)
 
     def ready(self) -> list[Command]:
-        return [
-            step
-            for step in self._commands(self.open())
-            if not step.makes.exists()
-            and step.makes not in self.failed
-            and all(need.makes.exists() for need in self.plan.web.needs(step))
-        ]
+        return self.plan.web.startable(self._commands(self.open()), self.failed)
 
     def ended(self, command: Command, complaint: str, seconds: float) -> None:
         if complaint or not command.makes.exists():

@@ -17,13 +17,13 @@ from typing import Any
 from diptych import checkpoint
 from diptych.atelier import names
 from diptych.cli import call
+from diptych.study.claims import SEEN as PICTURED
+from diptych.study.claims import UNSEEN as UNPICTURED
 
 TEXTS = "--data visual_genome:scenes@0.85 --data coco_captions:scenes@0.15"
 WORDED = "--init text=@words --init fusion=@words"
 ROOTED = f"--init image=@cnn {WORDED}"
 SPOKEN = "--init image=@cnn --init text=@words"  # for layers that are not BERT's
-PICTURED = ("de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "ru", "sv", "tr")
-UNPICTURED = ("cy", "eu", "fil", "gu", "sw", "uk")  # of the twelve that never stand beside a picture in the embedded names
 SPEAKING = f"--init image=@cnn --set data.languages=[{','.join((*PICTURED, *UNPICTURED))}]"
 NAMING = f"--init image=@cnn --set data.languages=[{','.join(PICTURED)}]"
 
