@@ -212,8 +212,8 @@ def price(table: Mapping[str, Any]) -> Figure:
                 axes.annotate(cost["system"], at, xytext=(4, 3), textcoords="offset points", fontsize=7, color=tone)
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("ms a question, one core", fontsize=8)
-        axes.margins(x=0.35, y=0.2)
-        axes.set_xlim(0, None)
+        axes.margins(y=0.2)
+        axes.set_xlim(0, 1.35 * max(cost["milliseconds"] for cost in table["costs"] if cost["task"] == task))  # names stand beside
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
