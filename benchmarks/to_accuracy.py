@@ -1,7 +1,7 @@
-"""Minutes to a fixed VQA accuracy on the embedded scenes: `diptych` against the same ViLT with transformers' classes and Trainer.
+"""Minutes to a fixed VQA accuracy on close-ups of the embedded scenes: `diptych` against transformers' classes and Trainer.
 
-    pre-training    masked words and matching, `vilt:small` without word-patch alignment, which transformers has not
-    fine-tuning     questions, ViLT's classifier; every `every` steps the same first questions of `val` are answered, clock stopped
+    pre-training    captions: masked words and matching; `vilt:small` without word-patch alignment, which transformers has not
+    fine-tuning     questions, ViLT's classifier; every `every` steps the questions of `val` are answered, clock stopped
 
 Same start weights, samples in the same order with the same words masked and texts swapped, same batches, objectives, rates and
 schedule: on the first batch of both stages the losses are compared before anything is timed. The peer (peers/hf_vilt.py) runs as
@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.close_ups import SIDE, make
 from benchmarks.side_by_side import Row
 from benchmarks.vilt_twice import our_loss, peer_inputs, words_and_pictures
 from diptych import find
 from diptych.checkpoint import weights_of
-from diptych.config import Recipe
+from diptych.config import Recipe, from_setting, resolve
 from diptych.contracts import Batch, System, Task, Trainable
 from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
@@ -51,20 +52,22 @@ OURS, PEER, PEER_BF16 = "diptych", "transformers", "transformers, bf16=True"
 
 class Scale(NamedTuple):
     preset: str = "vilt:small"
-    data: str = "scenes"
-    pretrain: int = 1000  # steps
-    tune: int = 2000
+    pictures: tuple[int, int] = (8000, 500)  # of `train` and `val`, each with two questions
+    pretrain: int = 500  # steps
+    tune: int = 300
     batch_size: int = 32
-    every: int = 100  # steps of fine-tuning from one look at `val` to the next
-    judged: int = 1000  # questions of `val`
-    target: float = 50.0  # accuracy in percent, by the official formula, over all questions
+    every: int = 10  # steps of fine-tuning from one look at `val` to the next
+    target: float = 70.0  # accuracy in percent, by the official formula, over all questions; 31 without looking
     threads: int = 2
     sides: tuple[str, ...] = (OURS, PEER, PEER_BF16)
     out: Path = Path("runs/benchmarks/to_accuracy")
 
 
 FULL = Scale()
-LEAST = Scale("vilt:tiny", pretrain=2, tune=4, batch_size=4, every=2, judged=8, target=0.0, threads=1)
+LEAST = Scale("vilt:tiny", (40, 4), pretrain=2, tune=4, batch_size=4, every=2, target=0.0, threads=1)
+# 4 x 4 patches of 16; shorter than the preset's training, so at a higher rate
+PICTURES = (f"data.image.short={SIDE}", f"data.image.long={SIDE}", f"system.image.grid={SIDE // 16}")
+SETTINGS = (*PICTURES, "data.texts_per_image=1", "data.foreign=0", "system.wpa=null", "train.lr=1e-3")
 
 
 class Point(NamedTuple):
@@ -101,16 +104,18 @@ class Course:
     @staticmethod
     def of(scale: Scale) -> Course:
         recipe = find.system(scale.preset).recipe
-        system = recipe.system.model_copy(update={"wpa": None})
-        train = recipe.train.model_copy(update={"steps": scale.pretrain, "batch_size": scale.batch_size})
-        recipe = recipe.model_copy(update={"system": system, "train": train})
-        questions = find.readers([scale.data], "train", "vqa")
+        settings = (*SETTINGS, f"train.steps={scale.pretrain}", f"train.batch_size={scale.batch_size}")
+        recipe = resolve(recipe, *(from_setting(setting) for setting in settings))
+        data = scale.out / "close_ups"
+        make(data, *scale.pictures)
+        captions, asked = str(data / "captions.jsonl"), str(data / "questions.jsonl")
+        questions = find.readers([asked], "train", "vqa")
         tuning = vqa.finetuning(recipe)
         assert isinstance(tuning.task, vqa.VQA.Config)
         answers = vqa.VQA.prepare(tuning.task, [source.reader for source in questions], vocabulary.load(recipe.text.vocab))
         train = tuning.train.model_copy(update={"steps": scale.tune, "validate_every": scale.every})
         tuning = tuning.model_copy(update={"train": train, "task": answers})
-        pairs, judged = find.readers([scale.data], "train", "pretrain"), find.readers([scale.data], "val", "vqa")
+        pairs, judged = find.readers([captions], "train", "pretrain"), find.readers([asked], "val", "vqa")
         return Course(scale, recipe, tuning, pairs, questions, judged)
 
     @cached_property
@@ -144,7 +149,7 @@ class Course:
         """The questions that every side is judged by, with their soft targets."""
         collate = Collate(self.tokenizer, self.tuning.text, self.tuning.data, training=False)
         label, draw, image = self.task().label, Draw(self.tuning.train.seed), self.tuning.data.image
-        in_order = InOrder(self.judged[0].reader, collate, label, draw, image, 64, self.scale.judged)
+        in_order = InOrder(self.judged[0].reader, collate, label, draw, image, 64, 2 * self.scale.pictures[1])
         return [delivery.batch for delivery in in_order.loader(workers=0)]
 
     def accuracy(self, logits: Callable[[Batch], Tensor], precision: torch.dtype) -> float:

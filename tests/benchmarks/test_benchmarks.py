@@ -83,8 +83,7 @@ def test_two_cores_are_measured(scenes, monkeypatch):
     assert times.value > 0 and 0 <= waiting.value <= 100
 
 
-def test_our_side_and_the_peer_start_alike_and_ours_is_taken_to_the_end(scenes, tmp_path, monkeypatch, one_thread):
-    monkeypatch.setenv("DIPTYCH_DATA", str(scenes))
+def test_our_side_and_the_peer_start_alike_and_ours_is_taken_to_the_end(tmp_path, one_thread):
     scale = to_accuracy.LEAST._replace(sides=(to_accuracy.OURS,), out=tmp_path)
     to_accuracy.check_equal(to_accuracy.Course.of(scale))
     (row,) = to_accuracy.run(scale)
@@ -92,9 +91,8 @@ def test_our_side_and_the_peer_start_alike_and_ours_is_taken_to_the_end(scenes, 
     assert {"curves.json", "curves.svg"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_peer_learns_what_we_learn(scenes, tmp_path, monkeypatch, one_thread):
+def test_the_peer_learns_what_we_learn(tmp_path, one_thread):
     """Step by step, with transformers' Trainer: the same losses, the same answers."""
-    monkeypatch.setenv("DIPTYCH_DATA", str(scenes))
     course = to_accuracy.Course.of(to_accuracy.LEAST._replace(out=tmp_path))
     for name in ("pretraining", "tuning"):
         recipe = getattr(course, name)
