@@ -9,8 +9,6 @@
 CLAIMS holds a line for each. A side is a list of settings of its system's pre-training; what comes before it, how much is trained
 and asked, and the search of rates in fine-tuning are those of the bake-off (study/pasts.py, study/compare.py), the same for all
 sides of a claim. What several claims need is made once, and what is finished is kept (study/kept.py), under `results/claims`.
-VinVL's claim, a detector of four merged sets against one of a single set, is not among them: its sides are detectors, and share no
-past. docs/systems/detector.md has the commands.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from diptych.study import crew
 from diptych.study.compare import Cell, Commands, Options, Work, field_of
 from diptych.study.kept import Results
 from diptych.study.lanes import Call, Command, progress_line
-from diptych.study.pasts import PASTS, Budget, Chain, Past, digest
+from diptych.study.pasts import PASTS, Budget, Chain, Past, Taught, digest
 
 BLIND = "blind"  # the same questions, each beside another one's picture
 FOLDER = "claims"  # within --results
@@ -39,6 +37,7 @@ class Side:
     share: float = 1.0  # in the effect
     system: str = ""  # another one than the claim's
     data: tuple[str, ...] = ()  # it is pre-trained on other data than its past has
+    detector: Taught | None = None  # what is seen for it is seen by another one
     start: Literal["pretrained", "root_only"] = "pretrained"
     labels: int | None = None  # samples of the task; None: as many as the budget has
 
@@ -105,6 +104,9 @@ NAMES = Measure(
     settings=("data.limit=null",),
     metric="mean",
 )
+# of VinVL's four sets, those in the parts of COCO and of Visual Genome eight times, as there
+FOUR = Taught(("detection/twemoji@8x", "detection/emojione@8x", "detection/fxemoji@2x", "detection/noto"), merged=True, balance=100)
+ONE = Taught(("detection/twemoji",), merged=True)
 WITH_PAIRS = ("wit:names@1", "translations:names@1")
 FEW, SOME, MANY = 200, 800, 3200  # labels
 
@@ -182,6 +184,14 @@ _CLAIMS = (
         (Side("whole words", ("system.mlm.unit=word",)), Side("pieces", ("system.mlm.unit=token",), share=-1.0)),
         settings=("text.vocab=atelier-pieces",),  # in the other vocabulary all words of the scenes are whole
         tuning=("task.head=classifier",),  # answers are several pieces
+    ),
+    Claim(
+        "vinvl-sets",
+        "vinvl",
+        "VinVL (Zhang et al., 2021)",
+        "What a detector of four merged sets sees is worth more than what one of a single set does.",
+        VQA,
+        (Side("four sets", detector=FOUR), Side("one set", share=-1.0, detector=ONE)),
     ),
     Claim(
         "align-noise",
@@ -318,7 +328,8 @@ class Claims(Commands):
     def chain(self, claim: Claim, side: Side) -> Chain:
         past = (None if side.system else claim.past) or PASTS[side.system or claim.system]
         settings = (*claim.settings, *side.settings)
-        return self.pasts.of(side.system or claim.system, replace(past, data=side.data or past.data, pretraining=settings))
+        past = replace(past, data=side.data or past.data, detector=side.detector or past.detector, pretraining=settings)
+        return self.pasts.of(side.system or claim.system, past)
 
     def _add(self, claim: Claim, side: Side) -> None:
         chain, arm = self.chain(claim, side), f"{claim.name}-{side.name}".replace(",", "").replace(" ", "-").replace("/", "-")

@@ -136,12 +136,12 @@ class Commands:
                 self.stages.setdefault(stage.command.makes, stage)
         self.cells |= {cell.place: cell for cell in cells}
 
-    def store(self, field: Field) -> Stage:
-        """Regions of the pictures that a task asks about."""
+    def store(self, detector: Stage, field: Field) -> Stage:
+        """What it sees in the pictures that a task asks about."""
         limits = (self.budget.labels, self.budget.asked_of(field.task))
         limit = None if None in limits else max(limit for limit in limits if limit)
         purpose, splits = find.task_class(field.task).purpose, ("train", "val", *field.splits)
-        return self.pasts.store((field.data,), purpose, splits, field.task, limit)
+        return self.pasts.store(detector, (field.data,), purpose, splits, field.task, limit)
 
     def tuned(
         self,
@@ -161,7 +161,7 @@ class Commands:
         `more`: settings of the fine-tuning. `is_long`: until it has cost what the whole chain and its fine-tuning do.
         """
         budget, system, task, is_born = self.budget, chain.system, field.task, start == "pretrained"
-        store = self.store(field) if find.system_class(system).reads_regions else None
+        store = self.store(chain.detector, field) if chain.detector and find.system_class(system).reads_regions else None
         self.add([store])
         before = chain.pretraining.recipe if is_born else _unborn(chain)
         assert before is not None
@@ -220,9 +220,8 @@ class Commands:
         flops = 0.0
         for stage in own:
             if stage.recipe:
-                words = stage.command.words
-                data = [word for option, word in pairwise(words) if option == "--data"]
-                a_sample = self.pasts.price(words[1].partition(":")[0], stage.recipe, data).flops
+                data = [word for option, word in pairwise(stage.command.words) if option == "--data"]
+                a_sample = self.pasts.price(stage.system, stage.recipe, data).flops
                 flops += a_sample * stage.recipe.train.steps * stage.recipe.train.batch_size
         settings = (*chain.past.settings, *_suited(field.task, chain.system))
         tuned = config.resolve(recipe, *map(config.from_setting, settings))

@@ -19,12 +19,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from diptych import config, find
+from diptych.atelier import detection
 from diptych.config import Recipe, UserError, nearest
 from diptych.plan import Price, price
 from diptych.study.lanes import Command
@@ -36,12 +36,21 @@ WATCHING = {"log_every", "validate_every", "validate_on", "score_on", "checkpoin
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What a detector is trained on."""
+
+    data: tuple[str, ...] = ("scenes",)
+    merged: bool = False  # with the aliases and the floor that make one vocabulary of the sets of `detection`
+    balance: int = 0  # rare things are shown again until each name has so many boxes in a set
+
+
+@dataclass(frozen=True)
 class Past:
     """What a system starts from, and what it is pre-trained on."""
 
     root: str = ""  # a system of one modality that is trained first
     parts: tuple[str, ...] = ()  # what is taken from it
-    detector: bool = False  # a detector is trained, and what it saw is stored
+    detector: Taught | None = None  # a detector is trained, and what it saw is stored
     bert: tuple[str, ...] = ()  # what pre-training takes from BERT, at the preset that has its sizes
     data: tuple[str, ...] = TEXTS
     settings: tuple[str, ...] = ()  # of its every command
@@ -53,9 +62,9 @@ PASTS: Mapping[str, Past] = {
     "soho": Past("cnn", ("image", "text"), bert=("text",)),
     "e2e_vlp": Past("cnn", ("image", "text"), bert=BERT),
     "crossgrid": Past("cnn", ("image", "text")),
-    "kd_vlp": Past("cnn", ("image", "text"), detector=True, bert=("text",)),
-    "uniter": Past(detector=True, bert=BERT),
-    "vinvl": Past(detector=True, bert=BERT),
+    "kd_vlp": Past("cnn", ("image", "text"), detector=Taught(), bert=("text",)),
+    "uniter": Past(detector=Taught(), bert=BERT),
+    "vinvl": Past(detector=Taught(), bert=BERT),
     "align": Past("cnn", ("image",)),
     # by letters; names are drawn in 96 languages, but pictures are the scenes', at the size at which its root has seen them
     "mural": Past(
@@ -126,10 +135,11 @@ BUDGETS = {budget.name: budget for budget in _BUDGETS}
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a past, what labels it is given, and the recipe that it resolves to (none where it does not train)."""
+    """One command of a past, what labels it is given, and what it trains by which recipe (nothing, by none, where it stores)."""
 
     command: Command
     sees: str = ""
+    system: str = ""
     recipe: Recipe | None = None
 
 
@@ -183,8 +193,8 @@ class Pasts:
             raise UserError(f"{system}: its past is not known{nearest(system, PASTS)}")
         past, spec = past or PASTS[system], f"{system}:{self.budget.preset}"
         root = self.train(past.root, ("--data", "scenes"), sees=SEES[past.root]) if past.root else None
-        detector = self.detector if past.detector else None
-        store = self.store(SCENES, "pretrain", ("train",)) if past.detector else None
+        detector = self.detector(past.detector) if past.detector else None
+        store = self.store(detector, SCENES, "pretrain", ("train",)) if detector else None
         texts = tuple(word for spec in past.data for word in ("--data", spec))
         unborn = Chain(system, spec, past, root, detector, store, None, Stage(Command("", (), self.out)))
         words, start = None, unborn.start
@@ -208,31 +218,48 @@ class Pasts:
             self._prices[asked] = price(recipe, cls, sources, task_class, (teacher.image.most, teacher.image.features))
         return self._prices[asked]
 
-    @cached_property
-    def detector(self) -> Stage:
-        return self.train("detector", ("--data", "scenes"), sees=SEES["detector"])
+    def detector(self, taught: Taught) -> Stage:
+        words = tuple(word for spec in taught.data for word in ("--data", spec))
+        words += ("--balance", str(taught.balance)) if taught.balance else ()
+        return self.train("detector", words, sees=SEES["detector"], is_merged=taught.merged)
 
-    def train(self, system: str, words: Sequence[str], settings: Sequence[str] = (), sees: str = "") -> Stage:
+    def train(
+        self, system: str, words: Sequence[str], settings: Sequence[str] = (), sees: str = "", is_merged: bool = False
+    ) -> Stage:
         found = find.system(f"{system}:{self.budget.preset}")
         steps = self.budget.steps_of(system, found.recipe.train.steps)
         fit = self._fit(found.recipe) if system != "detector" else ()
         settings = (*fit, *settings, f"train.steps={steps}", f"train.log_every={max(steps // 60, 1)}")
         recipe = config.resolve(found.recipe, *map(config.from_setting, settings))
+        if is_merged:
+            words = (*words, "--config", str(find.embedded("detection") / "merge.yaml"))
+            merging = detection.merging()["system"]
+            recipe = recipe.model_copy(update={"system": recipe.system.model_copy(update=merging)})
         data = [word for option, word in pairwise(words) if option == "--data"]
         key = self.key(words, recipe, [self.sha256(spec, "train", found.cls.purpose) for spec in data])
         run = self.out / "past" / f"{system}-{key}"
         given = [word for setting in settings for word in ("--set", setting)]
+        # what has several sets is told as `regions train`, which alone can balance them
+        verb = ("regions", "train", "--preset", self.budget.preset) if is_merged else ("pretrain", f"{system}:{self.budget.preset}")
         command = Command(
             f"training {system}",
-            ("pretrain", f"{system}:{self.budget.preset}", *words, *given, "--out", str(run)),
+            (*verb, *words, *given, "--out", str(run)),
             run / "result.json",
             steps,
         )
-        return Stage(command, sees, recipe)
+        return Stage(command, sees, system, recipe)
 
-    def store(self, data: Sequence[str], purpose: str, splits: Sequence[str], task: str = "", limit: int | None = None) -> Stage:
-        """What the detector sees in the pictures of some data: of pre-training, or of a task."""
-        words = ("--from", str(self.detector.command.run), *(word for spec in data for word in ("--data", spec)))
+    def store(
+        self,
+        detector: Stage,
+        data: Sequence[str],
+        purpose: str,
+        splits: Sequence[str],
+        task: str = "",
+        limit: int | None = None,
+    ) -> Stage:
+        """What a detector sees in the pictures of some data: of pre-training, or of a task."""
+        words = ("--from", str(detector.command.run), *(word for spec in data for word in ("--data", spec)))
         words += tuple(word for split in splits for word in ("--split", split))
         words += ("--for", task) if task else ()
         words += ("--limit", str(limit)) if limit else ()
@@ -253,9 +280,11 @@ class Pasts:
         return digest({"words": [self._relative(word) for word in words], "recipe": recipe and _decides(recipe), "more": more})
 
     def _relative(self, word: str) -> str:
-        """A word as it would be, were this folder elsewhere."""
+        """A word as it would be, were this folder and the embedded data elsewhere."""
         option, equals, path = word.rpartition("=")
-        return f"{option}{equals}{path.removeprefix(f'{self.out}/')}"
+        for folder in (self.out, find.embedded("")):
+            path = path.removeprefix(f"{folder}/")
+        return f"{option}{equals}{path}"
 
 
 # keys that came after results had been kept, at the value that means what was there before: they change no hash

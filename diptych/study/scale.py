@@ -184,8 +184,8 @@ class Plan:
         longest = max(len(source.reader) for source in find.readers(SCENES, "train", self.cls.purpose))
         most = min(longest, self.drawn)  # of a smaller data set all, where the limit is beyond it
         self.pictures = sorted({max(1, round(share * most)) for share in self.extent.pictures})
-        is_read = self.cls.reads_regions or self.cls.taught_by_regions
-        self.seen = self.pasts.store(SCENES, "pretrain", ("val",)) if is_read else None  # in the pictures that are asked about
+        detector = self.chain.detector
+        self.seen = self.pasts.store(detector, SCENES, "pretrain", ("val",)) if detector else None  # in the pictures asked about
         self.cells: dict[Place, Cell] = {}
         self.stages: dict[Path, Stage] = {}
         for size in self.extent.sizes:
