@@ -59,6 +59,12 @@ def data_check(
     clean: Annotated[
         str, typer.Option("--clean", metavar="RULES", help="What filters would leave (align); --set clean.short=100 sets one.")
     ] = "",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", metavar="DATA", help="With --clean: near duplicates of its val and test pictures, too; repeatable."
+        ),
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,6 +80,8 @@ def data_check(
         rules = [setting for setting in settings or [] if setting.startswith("clean.")]
         settings = [setting for setting in settings or [] if setting not in rules]
         cleaning = _rules(clean, rules)
+        if against and not cleaning:
+            raise UserError(f"--against {against[0]}: with --clean {' or '.join(cleaner.RULES)}")
         recipe = resolved(find.system("vilt:tiny").recipe, None, settings)
         words = tokenizer.load(recipe.text.vocab)
         reports = [check.check(place, *find.recognised(place), words, recipe, split, everything) for place in places]
@@ -83,7 +91,7 @@ def data_check(
             told.append({**report.as_json(), "next": command})
             said += check.lines(report)
             if cleaning:
-                counts = _cleaned(report.name, split, cleaning)
+                counts = _cleaned(report.name, split, cleaning, against or [])
                 told[-1]["cleaned"] = {"rules": clean, "thresholds": cleaning.model_dump(), **counts}
                 said += cleaner.said(counts, clean)
             said += [*([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
@@ -147,12 +155,25 @@ def _rules(name: str, settings: list[str]) -> Align | None:
         raise UserError("; ".join(explain(error, values, ("clean",), changes))) from None
 
 
-def _cleaned(place: str, split: str, rules: Align) -> dict[str, int]:
+def _cleaned(place: str, split: str, rules: Align, against: list[str]) -> dict[str, int]:
     """Counts over the pairs of a data set: of the split that is trained on, if no other is named."""
     from diptych import find
-    from diptych.data import clean
+    from diptych.config import UserError
+    from diptych.data import check, clean
 
-    return clean.count([source.reader for source in find.readers([place], split or "train", "pretrain")], rules)
+    evaluated = []
+    for other in against:
+        root, classes = find.recognised(other)
+        held = [
+            reader
+            for cls in classes.values()
+            for of, reader in check.opened_splits(cls, root)[0].items()
+            if of not in ("train", "all")
+        ]
+        if not held:
+            raise UserError(f"--against {other}: it has no split beside train")
+        evaluated += held
+    return clean.count([source.reader for source in find.readers([place], split or "train", "pretrain")], rules, evaluated)
 
 
 def _opened(classes: Mapping[str, Any], root: Path, splits: list[str]) -> tuple[str, dict[str, Reader]]:

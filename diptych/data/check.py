@@ -170,7 +170,7 @@ def check(
     report = Report(name, {reader: tuple(sorted(cls.purposes)) for reader, cls in classes.items()}, recipe)
     opened = []
     for reader_name, cls in classes.items():
-        readers, problems = _open(cls, root)
+        readers, problems = opened_splits(cls, root)
         report.problems += [(reader_name, problem) for problem in problems]
         report.held[reader_name] = {}
         opened += [(reader_name, of, readers[of]) for of in sorted(readers, key=_usual)]
@@ -209,7 +209,7 @@ def check(
 # ----------------------------------------------------------------------------------------------------- opening
 
 
-def _open(cls: Any, root: Path) -> tuple[dict[str, Reader], list[Problem]]:
+def opened_splits(cls: Any, root: Path) -> tuple[dict[str, Reader], list[Problem]]:
     """Every split that opens, and why the others don't."""
     if hasattr(cls, "survey"):
         return cls.survey(root)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from diptych import cli
+from diptych.atelier import compose
+from diptych.atelier.vocabulary import World
 from diptych.contracts import Sample
 from diptych.data import clean
 from diptych.data.clean import Align, count
@@ -45,6 +48,7 @@ def test_each_rule_takes_its_pair(tmp_path: Path):
         "short side": 1,
         "ratio of sides": 1,
         "texts beside the picture": 4,
+        "near duplicates": 0,
         "pictures beside the text": 3,
         "words": 2,
         "rare words": 0,
@@ -58,11 +62,28 @@ def test_each_rule_takes_its_pair(tmp_path: Path):
     assert clean.said(found, "align")[0] == "  cleaned by the rules of align: 3 of 14 pairs stay"
 
 
+def test_near_duplicates_are_known_however_they_are_stored(tmp_path: Path):
+    rng, world = Random(0), World("train")
+    first, second = (compose.paint(compose.stage(rng, compose.crowd(world, rng))) for _ in range(2))
+    first.save(tmp_path / "tested.png")
+    first.resize((100, 100), Image.Resampling.LANCZOS).save(tmp_path / "small.jpg", quality=80)
+    ImageEnhance.Brightness(first).enhance(0.97).save(tmp_path / "darker.webp", quality=80)
+    second.save(tmp_path / "another.png")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    names = ("small.jpg", "darker.webp", "another.png", "broken.png")
+    pairs = Pairs([Sample(name, (tmp_path / name,), ("a red dog",)) for name in names])
+    tested = Pairs([Sample("tested", (tmp_path / "tested.png",), ()), Sample("broken", (tmp_path / "broken.png",), ())])
+    lax = LAX.model_copy(update={"pictures": 9})
+    assert [count([pairs], lax, seen)["near duplicates"] for seen in ([], [tested])] == [0, 2]
+    assert count([pairs], lax.model_copy(update={"near": 256}), [tested])["near duplicates"] == 3
+
+
 def test_thresholds_are_the_paper_s():
     assert Align().model_dump() == {
         "short": 200,
         "ratio": 3.0,
         "texts": 1000,
+        "near": 6,  # of this one it says nothing
         "pictures": 10,
         "least_words": 3,
         "most_words": 20,
@@ -89,6 +110,8 @@ def test_the_command_counts_and_takes_thresholds(tmp_path: Path, capsys: pytest.
         (["--clean", "align", "--set", "clean.shrt=1"], "no threshold 'shrt'; did you mean 'clean.short'?"),
         (["--clean", "align", "--set", "clean.short=x"], "clean.short=x"),
         (["--set", "clean.short=1"], "a threshold of which rules?"),
+        (["--against", str(tmp_path)], "with --clean align"),
+        (["--clean", "align", "--against", str(tmp_path)], "no split beside train"),
     ):
         assert cli.call(["data", "check", str(tmp_path), *words]) == 2
         assert told in capsys.readouterr().err
