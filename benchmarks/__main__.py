@@ -16,6 +16,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks import machine
 from benchmarks.side_by_side import Row
+from tools.marked import put
 
 
 def names() -> list[str]:
@@ -40,17 +41,7 @@ def main(words: Sequence[str] | None = None) -> None:
             print(row.line(), flush=True)
             rows.append(row)
         if asked.write:
-            asked.write.write_text(written(asked.write.read_text(encoding="utf-8"), name, rows), encoding="utf-8")
-
-
-def written(page: str, name: str, rows: Sequence[Row]) -> str:
-    """The page with the table of one module replaced."""
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, found, rest = page.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found or not found_end:
-        raise SystemExit(f"the page has no place for {name}: it needs a line '{begin}' and, below it, '{end}'")
-    return f"{before}{begin}\n{table(name, rows)}\n{end}{after}"
+            put(asked.write, name, table(name, rows))
 
 
 def table(name: str, rows: Sequence[Row]) -> str:

@@ -73,7 +73,7 @@ def _largest(side: Side, shape: Shape, precision: str, limit_gb: float) -> int:
         peak = peak_gb(side, shape._replace(pairs=pairs), precision, limit_gb)
         return peak if peak is not None and peak <= limit_gb else None
 
-    return largest(fits, limit_gb, shape.pairs)
+    return largest(fits, limit_gb, 16)  # a line through fewer pairs says too little of where the limit is met
 
 
 def largest(fits: Callable[[int], float | None], limit_gb: float, first: int) -> int:

@@ -29,11 +29,11 @@ from diptych.study.compare_report import told
 from diptych.study.compare_table import csv_of
 from diptych.study.kept import Results
 from diptych.study.pasts import BUDGETS
+from tools.marked import put
 from tools.portraits.pictures import Tile, boxed, sheet
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-BEGIN, END = "<!-- bake-off -->", "<!-- end of bake-off -->"
 ARMS = {"scratch": "from scratch", "root_only": "root only", "pretrained": "pre-trained"}
 NEWS = {"test": "as in training", "test-style": "new artists", "test-composition": "new colours", "test-object": "new objects"}
 TONES = ("#c8421c", "#2f6f9f", "#5b8c3a", "#8b5a9f", "#b8860b", "#3a8c86", "#8b8a86", "#444444")
@@ -289,15 +289,6 @@ def _row(*fields: str) -> str:
     return "| " + " | ".join(fields) + " |"
 
 
-def written(text: str, part: str) -> str:
-    """A page with what lies between the marks replaced."""
-    before, found, rest = text.partition(BEGIN)
-    _, found_end, after = rest.partition(END)
-    if not found or not found_end:
-        raise SystemExit(f"the page needs a line '{BEGIN}' and, below it, '{END}'")
-    return f"{before}{BEGIN}\n{part}\n{END}{after}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bake_off", description="The results page, from tables of `diptych compare`."
@@ -323,8 +314,7 @@ def main() -> None:
     for out, one in tables.items():
         for task, rows in galleries(one, out, asked.results):
             sheet(rows, pictures / f"{task}.png")
-    place = DOCS / "results.md"
-    place.write_text(written(place.read_text(encoding="utf-8"), page(table)), encoding="utf-8")
+    put(DOCS / "results.md", "bake-off", page(table))
 
 
 if __name__ == "__main__":

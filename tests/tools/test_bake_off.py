@@ -134,14 +134,14 @@ def test_what_is_written_stays_between_its_marks(table, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/table.json").write_text(json.dumps(table))
     (tmp_path / "out/table.csv").write_text(csv_of(table))
-    (tmp_path / "results.md").write_text(f"# before\n{bake_off.BEGIN}\nold\n{bake_off.END}\nafter\n")
+    (tmp_path / "results.md").write_text("# before\n<!-- bake-off -->\nold\n<!-- end of bake-off -->\nafter\n")
     monkeypatch.setattr(bake_off, "DOCS", tmp_path)
     monkeypatch.setattr(bake_off, "galleries", lambda *_: [("vqa", [bake_off._tiles(CARD)])])
     monkeypatch.setattr("sys.argv", ["bake_off", str(tmp_path / "out"), "--write"])
     for _ in range(2):
         bake_off.main()
         text = (tmp_path / "results.md").read_text()
-        assert text.startswith("# before\n") and text.endswith(f"{bake_off.END}\nafter\n") and "old" not in text
+        assert text.startswith("# before\n") and text.endswith("<!-- end of bake-off -->\nafter\n") and "old" not in text
     with (tmp_path / "results/table.csv").open() as lines:
         assert len(list(csv.DictReader(lines))) == len(table["cells"])
     with Image.open(tmp_path / "images/tasks/vqa.png") as sheet:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diptych import find
-from tools.portraits.page import put
+from tools.marked import put
 from tools.portraits.pictures import DRAWN
 from tools.portraits.runs import TRAININGS, chain, needs, words_of
 from tools.portraits.sitters import SITTERS
@@ -31,8 +31,8 @@ def test_who_sits_has_runs_a_picture_and_a_place_on_a_page(name, tmp_path):
     page = tmp_path / "page.md"
     before = (DOCS / f"{sitter.page or name}.md").read_text(encoding="utf-8")
     page.write_text(before, encoding="utf-8")
-    put(page, name, "measured")
+    put(page, name, "measured", "portrait")
     after = page.read_text(encoding="utf-8")
     assert "measured" in after and before.partition("<!-- portrait")[0] == after.partition("<!-- portrait")[0]
-    with pytest.raises(SystemExit, match="has no place for a portrait"):
-        put(page, "nobody", "measured")
+    with pytest.raises(SystemExit, match="has no place for nobody"):
+        put(page, "nobody", "measured", "portrait")

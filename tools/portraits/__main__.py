@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diptych import checkpoint
 from diptych.config import nearest
+from tools.marked import put
 from tools.portraits import page, pictures
 from tools.portraits.runs import needs, train
 from tools.portraits.sitters import SITTERS
@@ -43,7 +44,8 @@ def main() -> None:
             images.mkdir(parents=True, exist_ok=True)
             page.curves(sitter, asked.runs, images / f"{name}-curves.svg")
             drawn = pictures.DRAWN[name](asked.runs, images)
-            page.put(ROOT / f"docs/systems/{sitter.page or name}.md", name, page.section(name, sitter, table, asked.runs, drawn))
+            section = page.section(name, sitter, table, asked.runs, drawn)
+            put(ROOT / f"docs/systems/{sitter.page or name}.md", name, section, "portrait")
             kept = {what: {title: figures._asdict() for title, figures in cells.items()} for what, cells in table.items()}
             (ROOT / "results/portraits").mkdir(parents=True, exist_ok=True)
             checkpoint.write_json(ROOT / f"results/portraits/{name}.json", kept)

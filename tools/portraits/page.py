@@ -138,13 +138,3 @@ def curves(sitter: Sitter, folder: Path, file: Path) -> None:
 def _points(records: list[dict[str, float]], metric: str) -> list[tuple[float, float]]:
     """Of held-out samples; or of training, where the few that are looked at never met the objective (UNITER draws one a step)."""
     return [(record["samples"], record[metric]) for record in records if metric in record]
-
-
-def put(page: Path, name: str, text: str) -> None:
-    """Into the page, in the place of what was there."""
-    begin, end = f"<!-- portrait of {name} -->", f"<!-- end of {name} -->"
-    before, begun, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (begun and ended):
-        raise SystemExit(f"{page} has no place for a portrait: it needs a line '{begin}' and, below it, '{end}'")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
