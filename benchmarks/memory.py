@@ -114,6 +114,11 @@ def one_step(side: Side, shape: Shape, precision: str) -> float:
             peer.model.gradient_checkpointing_enable()
         step = peer_step(peer, batch, PRECISIONS[precision])
     step()
+    return highest_gb()
+
+
+def highest_gb() -> float:
+    """The highest resident size that this process has had."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 2**20
 

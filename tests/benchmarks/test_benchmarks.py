@@ -10,7 +10,7 @@ import pytest
 import torch
 from step_flops import flops_of_step
 
-from benchmarks import memory, to_accuracy, utilisation
+from benchmarks import contrast, memory, to_accuracy, utilisation
 from benchmarks.__main__ import names, table
 from benchmarks.side_by_side import Row
 from benchmarks.vilt_twice import TOY, ours_of, rows, two_streams
@@ -74,6 +74,11 @@ def test_the_largest_batch_is_found():
     assert fits(found) and not fits(math.ceil(found * 1.03))
     assert len(tried) < 12
     assert memory.largest(lambda pairs: None, 20, 2) == 0
+
+
+def test_a_contrast_is_measured_in_pieces_and_at_once():
+    compared, most = contrast.run(contrast.LEAST)
+    assert 0.5 < compared.value < 2 and 0 < most.value < 4
 
 
 @pytest.mark.slow
