@@ -22,7 +22,8 @@ class Row:
     how: str = ""  # the route that was taken, the setting, what should be known with it
 
     def figure(self) -> str:
-        return f"{self.value:.{_digits(self.value)}f}{'' if self.unit in 'x%' else ' '}{self.unit}"
+        digits = 0 if self.unit == "pairs" else _digits(self.value)
+        return f"{self.value:.{digits}f}{'' if self.unit in 'x%' else ' '}{self.unit}"
 
     def spread(self) -> str:
         if self.least is None or self.most is None:

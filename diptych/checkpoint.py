@@ -128,12 +128,35 @@ def load_weights(module: nn.Module, weights: Tensors, what: str) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
+    """Raises UserError, also where the weights of a finished run are not those that it wrote."""
     try:
-        return safetensors.load(path.read_bytes())
+        content = path.read_bytes()
+        if _is_altered(path, content):
+            raise UserError(
+                f"{path}: not what its run wrote; the run's command writes it anew (to use it as it is, remove result.json)"
+            )
+        return safetensors.load(content)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def amiss(path: Path) -> str:
+    """What is wrong with the weights of a finished run; "" if nothing is."""
+    try:
+        return f"{path}: altered since it was written" if _is_altered(path, path.read_bytes()) else ""
+    except OSError as error:
+        return f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}"
+
+
+def _is_altered(path: Path, content: bytes) -> bool:
+    """By result.json beside it, where there is one that says."""
+    try:
+        written = json.loads(path.with_name("result.json").read_bytes())["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return hashlib.sha256(content).hexdigest() != written
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints
@@ -213,5 +236,6 @@ def sweep(root: Path) -> None:
 
 
 def _directories(root: Path) -> list[Path]:
-    """Finished checkpoints, newest first."""
-    return sorted((path for path in root.glob(f"{_PREFIX}*") if path.is_dir()), reverse=True)
+    """Finished checkpoints, newest first. A copy under a name of one's own is none."""
+    found = (path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal() and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)

@@ -235,3 +235,11 @@ def test_a_program_error_is_ours(type_: Type, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DIPTYCH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         type_("pretrain", "vilt:tiny")
+
+
+def test_ctrl_c_before_a_run_has_begun_is_told(type_: Type, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diptych.find.catalogue", interrupted)
+    assert type_("list", "systems") == (130, "", "diptych: interrupted\n")

@@ -42,7 +42,8 @@ def call(words: Sequence[str] | None = None) -> int:
     work.words[:] = sys.argv[1:] if words is None else words
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer Typers carry inside themselves
     try:
-        return app(None if words is None else list(words), prog_name="diptych", standalone_mode=False) or 0
+        code = app(None if words is None else list(words), prog_name="diptych", standalone_mode=False) or 0
+        return _complain("interrupted", 130) if code == 130 else code  # Typer makes a code of Ctrl-C; a run's own passes it by
     except usage_error as error:
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
         if "\n" in message:  # a bare `diptych` asks for help

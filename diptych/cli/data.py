@@ -88,13 +88,14 @@ def data_check(
         told, said = [], []
         for report in reports:
             command = _command(report.name, report.usable, settings)
-            told.append({**report.as_json(), "next": command})
+            told.append({**report.as_json(), "next": command if report.trains else None})
             said += check.lines(report)
             if cleaning:
                 counts = _cleaned(report.name, split, cleaning, against or [])
                 told[-1]["cleaned"] = {"rules": clean, "thresholds": cleaning.model_dump(), **counts}
                 said += cleaner.said(counts, clean)
-            said += [*([f"{report.name}: {report.verdict}", f"next: {command}"] if report.usable else [])]
+            said += [f"{report.name}: {report.verdict}"] if report.usable else []
+            said += [f"next: {command}"] if report.usable and report.trains else []
         say({"usable": all(report.usable for report in reports), "data": told}, *said)
     if unusable := [f"{report.name}: {report.verdict}" for report in reports if not report.usable]:
         raise UserError("; ".join(unusable))

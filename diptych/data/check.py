@@ -99,6 +99,11 @@ class Report:
         return sorted(fit)
 
     @property
+    def trains(self) -> bool:
+        """Whether there is anything to train on, not only to be asked about."""
+        return any("train" in held for held in self.held.values())
+
+    @property
     def verdict(self) -> str:
         kinds = Counter(problem.kind for _, problem in self.problems if problem.is_fatal)
         fatal = ", ".join(f"{kind}{f' ({count:,})' if count > 1 else ''}" for kind, count in kinds.items())
@@ -106,7 +111,8 @@ class Report:
             return f"not usable: {fatal or 'nothing in it'}"
         rest = sorted({purpose for purposes in self.purposes.values() for purpose in purposes} - set(self.usable))
         barred = f"; not for {', '.join(rest)}: {fatal}" if rest else ""
-        return f"ready{' with warnings' * bool(self.problems)} for {', '.join(self.usable)}{barred}"
+        fit = "for" if self.trains else "to evaluate on, not to train on:"
+        return f"ready{' with warnings' * bool(self.problems)} {fit} {', '.join(self.usable)}{barred}"
 
     @property
     def kinds(self) -> dict[tuple[str, bool], list[str]]:
@@ -270,6 +276,8 @@ def _tell(report: Report, reader: str, sample: Sample) -> None:
 def _look(report: Report, path: str, source: Path | bytes) -> str | None:
     """Decode one picture; the sha256 of its file, or a problem and None."""
     try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise BrokenPicture("not a file")  # of a pipe, no one knows when it ends
         content = source.read_bytes() if isinstance(source, Path) else source
         if not content:
             raise BrokenPicture("an empty file")

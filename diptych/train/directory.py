@@ -105,19 +105,45 @@ def claim(
     out: Path, asked: Mapping[str, Any], resume: Literal["auto", "never"], tell: Callable[[str], None]
 ) -> tuple[dict[str, Any] | None, checkpoint.Checkpoint | None]:
     """What `out` holds of the run `asked` for: (its result if it is finished, the checkpoint to go on from)."""
-    config, result = out / "config.json", out / "result.json"
-    if resume == "never" and (result.exists() or (out / "checkpoints").exists()):
+    config, result, checkpoints = out / "config.json", out / "result.json", out / "checkpoints"
+    if resume == "never" and (result.exists() or checkpoints.exists()):
         raise UserError(f"{out}: holds a run already; --resume auto goes on with it, or use another --out")
     for name in ("checkpoints", "tensorboard"):
-        if (out / name).exists() and not (out / name).is_dir():
+        if os.path.lexists(out / name) and not (out / name).is_dir():
             raise UserError(f"{out / name}: a directory is needed here, and there is a file")
+    if not (result.exists() or checkpoints.exists()):
+        _check_free(out)
     if result.exists():
         check_same(out, _read(config), asked)
-        return _read(result), None
-    saved = checkpoint.newest(out / "checkpoints", tell)
+        lost = checkpoint.amiss(out / "model.safetensors")
+        if not lost:
+            return _read(result), None
+        tell(f"{lost}: written again from the newest checkpoint")
+    saved = checkpoint.newest(checkpoints, tell)
     if saved is not None:  # otherwise nothing was learned here that could be lost
         check_same(out, _read(config), asked)
+    elif result.exists():
+        raise UserError(f"{out}: the run is finished, but its weights are lost and it has no checkpoint; use another --out")
     return None, saved
+
+
+def _check_free(out: Path) -> None:
+    """Nothing that is not a run's may be written over: notes of a project, pictures, a model that was saved here."""
+    there = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    if "model.safetensors" in there:
+        raise UserError(f"{out}: holds a model already (model.safetensors); use another --out")
+    if there and not _is_config(out / "config.json"):
+        raise UserError(
+            f"{out}: is no run's directory: {there[0]}{' and others are' if there[1:] else ' is'} there; use another --out"
+        )
+
+
+def _is_config(path: Path) -> bool:
+    """Whether a run has begun with it."""
+    try:
+        return {"recipe", "sources"} <= json.loads(path.read_bytes()).keys()
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return False
 
 
 def begin(out: Path, asked: Mapping[str, Any], tokenizer: Tokenizer, step: int) -> None:
@@ -125,8 +151,12 @@ def begin(out: Path, asked: Mapping[str, Any], tokenizer: Tokenizer, step: int) 
     with complaints(f"{out}: cannot be written"):
         for log in LOGS:
             cut_after(out / log, step)
-        tokenizer.save(out / "tokenizer.json")
-        checkpoint.write_json(out / "config.json", asked)
+        describe(out, asked, tokenizer)
+
+
+def describe(out: Path, asked: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    checkpoint.write_json(out / "config.json", asked)  # first: by it a directory is known to be a run's
+    tokenizer.save(out / "tokenizer.json")
 
 
 def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

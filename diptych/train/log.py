@@ -11,9 +11,10 @@ import importlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,18 +57,39 @@ class Journal:
             self._try(lambda name=name: self.trackers.append(_tracker(name, self.directory, step, about)), name)
         if self.live is not None:
             self.live.start()
+        with self._told_of_threads():
+            try:
+                yield
+            finally:
+                if self.live is not None:
+                    with suppress(OSError):
+                        self.live.stop()
+                for tracker in self.trackers:
+                    self._try(tracker.close, "tracker")
+
+    @contextmanager
+    def _told_of_threads(self) -> Iterator[None]:
+        """TensorBoard writes from a thread of its own: what the disk refuses there is told as all else is."""
+        before = threading.excepthook
+
+        def told(args: threading.ExceptHookArgs) -> None:
+            error = args.exc_value
+            if isinstance(error, OSError):
+                self._complain("tracker", error)
+            else:
+                before(args)
+
+        threading.excepthook = told
         try:
             yield
         finally:
-            if self.live is not None:
-                self.live.stop()
-            for tracker in self.trackers:
-                self._try(tracker.close, "tracker")
+            threading.excepthook = before
 
     def tell(self, message: str) -> None:
         """One line for the person, above the live line."""
         if not self.quiet:
-            self.console.print(Text(message), soft_wrap=True)
+            with suppress(OSError):  # a terminal that is gone
+                self.console.print(Text(message), soft_wrap=True)
 
     def is_watched(self) -> bool:
         """Whether someone sees the live line and the last look is old enough."""
@@ -85,12 +107,13 @@ class Journal:
             self._try(lambda: append(file, line), str(file))
 
     def show(self, record: Mapping[str, float]) -> None:
-        if self.live is not None:
-            self.last_look = time.monotonic()
-            self.live.update(Text(progress_line(record, self.steps), overflow="ellipsis", no_wrap=True), refresh=True)
-        elif not self.quiet and (time.monotonic() - self.last_look > PLAIN_LINE_EVERY or record["step"] == self.steps):
-            self.last_look = time.monotonic()
-            print(progress_line(record, self.steps), file=sys.stderr, flush=True)
+        with suppress(OSError):  # a terminal that is gone
+            if self.live is not None:
+                self.last_look = time.monotonic()
+                self.live.update(Text(progress_line(record, self.steps), overflow="ellipsis", no_wrap=True), refresh=True)
+            elif not self.quiet and (time.monotonic() - self.last_look > PLAIN_LINE_EVERY or record["step"] == self.steps):
+                self.last_look = time.monotonic()
+                print(progress_line(record, self.steps), file=sys.stderr, flush=True)
 
     def flush(self) -> None:
         """Before a checkpoint is renamed: its log must not be younger than itself."""
@@ -103,9 +126,12 @@ class Journal:
         try:
             write()
         except OSError as error:
-            if what not in self.complaints:
-                self.complaints.add(what)
-                self.tell(f"cannot write {what}: {error.strerror or error}; training goes on")
+            self._complain(what, error)
+
+    def _complain(self, what: str, error: OSError) -> None:
+        if what not in self.complaints:
+            self.complaints.add(what)
+            self.tell(f"cannot write {what}: {error.strerror or error}; training goes on")
 
 
 class Stopwatch:
@@ -228,7 +254,7 @@ class _Run:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
-            raise UserError(f"--report-to {name}: not installed; pip install {name}") from error
+            raise UserError(f"tracker {name}: not installed; pip install {name}") from error
         self.run = module.init(project="diptych", name=directory.name, config=dict(about))
         self.module = module
 
@@ -244,4 +270,4 @@ def _tracker(name: str, directory: Path, step: int, about: Mapping[str, Any]) ->
         return _TensorBoard(directory, step)
     if name in ("wandb", "trackio"):
         return _Run(name, directory, about)
-    raise UserError(f"--report-to: no tracker '{name}'{nearest(name, ('tensorboard', 'wandb', 'trackio'))}")
+    raise UserError(f"no tracker '{name}'{nearest(name, ('tensorboard', 'wandb', 'trackio'))}")

@@ -196,11 +196,16 @@ class Loop:
 
     def resume(self, saved: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint; says what is different from the sitting that wrote it."""
+        missing = [*{"model", "optimizer"} - saved.tensors.keys(), *{field.name for field in fields(Progress)} - saved.state.keys()]
+        if missing:
+            raise UserError(
+                f"{saved.path}: has no {missing[0]}: written by another version; remove it to go on from the one before"
+            )
         checkpoint.load_weights(self.model, saved.tensors["model"], str(saved.path))
         self.optimizers.load(saved.tensors["optimizer"])
         self.progress = Progress(**{field.name: saved.state[field.name] for field in fields(Progress)})
         self.saved_step = saved.step
-        before, now = saved.state["layout"], self.layout()
+        before, now = saved.state.get("layout", {}), self.layout()
         changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
         self.journal.tell(
             f"resumed after step {saved.step} of {self.train.steps}" + (f"; changed: {', '.join(changed)}" if changed else "")

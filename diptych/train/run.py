@@ -324,7 +324,11 @@ def _run(
             result |= {**next(iter(scored.values())), "splits": scored}
         result["seconds"] = progress.seconds
         with directory.complaints(f"{out}: trained to the end but cannot be written; make room, the same command finishes it"):
-            checkpoint.write_file(out / "model.safetensors", to_safetensors(checkpoint.weights_of(model)))
+            weights = to_safetensors(checkpoint.weights_of(model))
+            result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+            if not (out / "config.json").exists():  # someone cleared the directory meanwhile
+                directory.describe(out, asked, tokenizer)
+            checkpoint.write_file(out / "model.safetensors", weights)
             checkpoint.write_file(out / "README.md", model_card(asked, result).encode())
             checkpoint.write_json(out / "result.json", result)
         return result

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask for an end after the step at hand; a further Ctrl-C leaves at once.
+"""Ctrl-C, SIGTERM and a lost terminal (SIGHUP) ask for an end after the step at hand; a further Ctrl-C leaves at once.
 
 For that, the first request gives Ctrl-C back to the operating system: Python would hear the second only between two calls into
 torch, of which one may last for minutes, or for ever where it waits for another process. A further SIGTERM does not: torchrun and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 from diptych import dist
@@ -31,7 +32,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         self.listening = threading.current_thread() is threading.main_thread()
         if self.listening:
-            self.before = {s: signal.signal(s, self._asked) for s in (signal.SIGINT, signal.SIGTERM)}
+            self.before = {s: signal.signal(s, self._asked) for s in _asking()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -45,4 +46,12 @@ class StopRequest:
         self.signum = signum
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if dist.is_first():
-            os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")
+            with suppress(OSError):  # a terminal that is gone
+                os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")
+
+
+def _asking() -> list[signal.Signals]:
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup asks not to be told
+        asking.append(signal.SIGHUP)
+    return asking

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diptych import find
+from diptych import cli, find
 from diptych.config import Recipe, UserError
 from diptych.data import check, coco_captions, files, karpathy, snli_ve, visual_genome, vqa_v2, wit
 from diptych.text import tokenizer
@@ -140,3 +141,17 @@ def test_one_broken_file_bars_one_purpose(tmp_path: Path):
     assert report.usable == ["documents", "pretrain", "retrieval"]
     assert "; not for vqa: splits that cannot be read" in report.verdict
     assert "_annotations.json:1: no 'question_type' here" in told(report)["splits that cannot be read"][0]
+
+
+def test_a_pipe_among_the_pictures_is_told_and_not_waited_for(mine: Path):
+    (mine / "3.png").unlink()
+    os.mkfifo(mine / "3.png")
+    assert "3.png: not a file" in told(checked(mine))["pictures that cannot be read"]
+
+
+def test_what_cannot_be_trained_on_is_not_recommended_for_it(mine: Path, capsys: pytest.CaptureFixture[str]):
+    captions = mine / "captions.jsonl"
+    captions.write_text(captions.read_text().replace('"train"', '"trian"'))
+    assert cli.call(["data", "check", str(mine)]) == 0
+    said = capsys.readouterr().out
+    assert "ready with warnings to evaluate on, not to train on: pretrain, retrieval" in said and "next:" not in said

@@ -1,7 +1,9 @@
 """A run that was stopped, by whatever, and started again is the run that was not stopped."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,10 @@ import pytest
 import toy_run
 from toy_run import state_of, train
 
+from diptych import checkpoint
 from diptych.config import UserError
 from diptych.train.loop import Loop
-from diptych.train.run import Interrupted
+from diptych.train.run import Interrupted, pretrain
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 about fork beside threads
 HARD = {"accumulate": 2, "precision": "bf16"}  # dropout and batch normalisation are on in the toy
@@ -54,9 +57,11 @@ def test_after_a_crash(workers, tmp_path, monkeypatch, uninterrupted):
     assert state_of(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_asked_to_stop_it_saves_and_goes_on_later(signum, code, tmp_path, monkeypatch, uninterrupted):
     at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signum))
+    if signum == signal.SIGHUP:
+        signal.signal(signum, signal.SIG_DFL)  # these tests themselves may run under nohup
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted) as stopped:
         train(tmp_path, train=HARD, data={"workers": 1})
@@ -87,6 +92,77 @@ toy_run.train(toy_run.Path({str(tmp_path)!r}), train={HARD!r}, data={{"workers":
     assert child.wait() == -signal.SIGKILL
     train(tmp_path, train=HARD, data={"workers": 2})
     assert state_of(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("names", [["README.md", "config.json"], ["notes.txt"], ["config.json", "model.safetensors"]])
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_what_is_not_a_run_s_is_not_written_over(names, resume, tmp_path):
+    """The folder of a project, or of pictures; and a model that was saved, whose config.json is a run's."""
+    train(tmp_path / "run")
+    out = tmp_path / "mine"
+    out.mkdir()
+    for name in names:
+        from_run = "model.safetensors" in names
+        (out / name).write_bytes((tmp_path / "run" / name).read_bytes() if from_run else b"{}")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    quiet = {"tokenizer": toy_run.TOKENIZER, "trackers": (), "quiet": True}
+    with pytest.raises(UserError, match=r"holds a model already|is no run's directory"):
+        pretrain(toy_run.recipe(), toy_run.Toy, toy_run.sources(), out, resume=resume, **quiet)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")], ids=["lost", "altered"]
+)
+def test_weights_of_a_finished_run_are_written_again(harm, tmp_path):
+    result = train(tmp_path)
+    weights, logged = tmp_path / "model.safetensors", (tmp_path / "metrics.jsonl").read_bytes()
+    right = weights.read_bytes()
+    harm(weights)
+    with pytest.raises(UserError, match=r"no such file|not what its run wrote"):
+        checkpoint.read_weights(weights)
+    again = train(tmp_path)
+    assert weights.read_bytes() == right and (tmp_path / "metrics.jsonl").read_bytes() == logged
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+    harm(weights)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="its weights are lost and it has no checkpoint"):
+        train(tmp_path)
+
+
+def test_a_lost_terminal_is_heard_unless_nohup_asked_not_to(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        train(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "result.json").exists()
+
+
+def test_a_copy_beside_the_checkpoints_is_none_of_them(tmp_path):
+    train(tmp_path, train={"checkpoint_every": 1}, stop_after=3)
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-best")
+    saved = checkpoint.newest(checkpoints, print)
+    assert saved is not None and saved.step == 3
+    train(tmp_path, train={"checkpoint_every": 1})
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000007", "step-00000008", "step-best"]
+
+
+@pytest.mark.parametrize(("file", "lost"), [("state.json", "skipped_in_a_row"), ("manifest.json", "optimizer.safetensors")])
+def test_a_checkpoint_of_another_version_is_named(file, lost, tmp_path):
+    train(tmp_path, train={"checkpoint_every": 1}, stop_after=3)
+    newest = tmp_path / "checkpoints/step-00000003"
+    held = json.loads((newest / file).read_bytes())
+    del held[lost]
+    (newest / file).write_bytes(checkpoint.to_json(held))
+    if file == "state.json":
+        manifest = json.loads((newest / "manifest.json").read_bytes())
+        manifest[file]["sha256"] = hashlib.sha256((newest / file).read_bytes()).hexdigest()
+        (newest / "manifest.json").write_bytes(checkpoint.to_json(manifest))
+    with pytest.raises(UserError, match=f"has no {lost.partition('.')[0]}: written by another version"):
+        train(tmp_path, train={"checkpoint_every": 1})
 
 
 def test_finished_runs_return_their_result_and_others_are_refused(tmp_path):

@@ -1,7 +1,9 @@
 """From a recipe to a directory that others can read: names, starts from other runs, fine-tuning, evaluation, the log."""
 
+import errno
 import json
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -18,7 +20,7 @@ from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Task
 from diptych.data.mixture import Source
 from diptych.report.profile import profile_page
 from diptych.train.held_out import objectives
-from diptych.train.log import append, cut_after, progress_line
+from diptych.train.log import Journal, append, cut_after, progress_line
 from diptych.train.run import evaluate, finetune, pretrain
 from diptych.train.start import copy_part
 
@@ -124,6 +126,9 @@ def test_nothing_to_copy_is_refused_and_little_is_loud(tmp_path):
     train(tmp_path / "root")
     root = {"image.bias": torch.zeros(16), "other.x": torch.zeros(1), "norm.odd": torch.zeros(1)}
     checkpoint.write_file(tmp_path / "root" / "model.safetensors", to_safetensors(root))
+    with pytest.raises(UserError, match="not what its run wrote"):
+        copy_part(Toy(ToyConfig(), TOKENIZER), "image", tmp_path / "root", TOKENIZER, print)
+    (tmp_path / "root" / "result.json").unlink()
     model, told = Toy(ToyConfig(), TOKENIZER), []
     copy_part(model, "image", tmp_path / "root", TOKENIZER, told.append)
     assert told == [
@@ -153,10 +158,10 @@ def test_a_run_that_never_began_leaves_nothing_that_was_not_there(tmp_path):
         assert not list(tmp_path.iterdir())
     assert not announced
     out.mkdir(parents=True)
-    (out / "notes.txt").write_text("mine")
+    (out / ".notes").write_text("mine")
     with pytest.raises(UserError, match="is barred"):
         pretrain(recipe(), Toy, [Source("toy", Barred())], out, **begun)
-    assert {path.name for path in out.iterdir()} == {"notes.txt", ".lock"}
+    assert {path.name for path in out.iterdir()} == {".notes", ".lock"}
     pretrain(recipe(), Toy, sources(), out, **begun)
     assert announced == [recipe()]
     with pytest.raises(UserError, match=r"unreadable pictures.* see .*quarantine.jsonl"):
@@ -284,3 +289,21 @@ def test_the_line_a_person_reads():
     record |= {"samples_per_second": 400.0, "waiting": 0.02, "memory_gb": 0.94}
     expected = "step 1200/6000  mlm 2.314  itm 0.500  400 samples/s  waiting 2%  0.9 GB  3:12 left"
     assert progress_line(record, 6000) == expected
+
+
+def test_what_a_disk_refuses_a_tracker_s_thread_is_a_line_and_other_errors_are_as_they_were(tmp_path, monkeypatch, capsys):
+    def refused():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def wrong():
+        raise LookupError("not the disk")
+
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_type))
+    with Journal(tmp_path, 8).open(0, {}):
+        for work in (refused, refused, wrong):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    assert capsys.readouterr().err == "cannot write tracker: No space left on device; training goes on\n"
+    assert seen == [LookupError]
