@@ -1,4 +1,4 @@
-"""Close-ups for `to_accuracy`: 64 x 64 pixels of an embedded scene that holds one thing, with a caption and two questions.
+"""Close-ups for `to_accuracy`: a quarter of an embedded scene, enlarged, with one thing in it, a caption and two questions.
 
     a blue bicycle    what color is the bicycle? -> blue    is there a violin? -> no
 
@@ -19,7 +19,7 @@ from PIL import Image
 from diptych.atelier import compose
 from diptych.atelier.vocabulary import COLOURS, Category, World
 
-SIDE = 64
+SIDE = 64  # of what is cut out, in pixels of the scene
 
 
 class CloseUp(NamedTuple):
@@ -35,7 +35,8 @@ def close_up(rng: Random, world: World) -> CloseUp:
     x1, y1, x2, y2 = only.box
     left = rng.randint(max(0, x2 - SIDE), min(x1, compose.SIDE - SIDE))
     top = rng.randint(max(0, y2 - SIDE), min(y1, compose.SIDE - SIDE))
-    picture = compose.paint(scene).crop((left, top, left + SIDE, top + SIDE))
+    whole = (compose.SIDE, compose.SIDE)
+    picture = compose.paint(scene).resize(whole, Image.Resampling.BICUBIC, (left, top, left + SIDE, top + SIDE))
     other = rng.choice([kind for kind in world.categories if kind is not only.kind])
     return CloseUp(picture, COLOURS[only.colour].word, only.kind, other)
 
