@@ -12,6 +12,9 @@ No two batches have as many real tokens, and that is dear where shapes are compi
 to 7 ms for a shape that it has not met, 5 to 25 times as long as for the product. So lists, benches and seats come in few lengths
 (`rounded`): a list goes on with its first token again, a bench with empty seats, and what is computed for those is never read.
 
+Laying out costs a fifth of a narrow model's step. Where rows have hardly any padding they are their own list and their own benches
+(`where_it_pays`), and the little padding is computed and never read.
+
 Letters: P packed tokens, S benches, N seats of a bench, G tokens of a group of benches, R tokens that are read.
 """
 
@@ -24,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FULL = 0.9  # share of real tokens from which on rows are left as they are
 STEPS_OF_LISTS, STEPS_OF_BENCHES = 16, 8  # lengths between n and 2 n: 3 % of a list are spare on average, 6 % of seats
 
 
@@ -45,6 +49,11 @@ class Some(NamedTuple):
 
     index_R: Tensor  # int64
     real: int
+    is_all: bool = False  # all in their order: nothing has to be moved
+
+    @staticmethod
+    def all(length: int, device: torch.device) -> Some:
+        return Some(torch.arange(length, device=device), length, is_all=True)
 
     @staticmethod
     def of(index_R: Tensor) -> Some:
@@ -53,10 +62,12 @@ class Some(NamedTuple):
 
     def of_list(self, x_PD: Tensor) -> Tensor:
         """[R, D]"""
-        return x_PD.index_select(0, self.index_R)
+        return x_PD if self.is_all else x_PD.index_select(0, self.index_R)
 
     def back(self, x_RD: Tensor, length: int) -> Tensor:
         """[length, D] with the real ones where they came from; the rest is zero."""
+        if self.is_all:
+            return x_RD
         return x_RD.new_zeros(length, *x_RD.shape[1:]).index_copy_(0, self.index_R[: self.real], x_RD[: self.real])
 
 
@@ -70,9 +81,13 @@ class Group(NamedTuple):
         Tensor  # bool, True where somebody sits; on a spare bench everywhere: a softmax over nothing is none, over zeros harmless
     )
 
+    is_all: bool = False  # every seat of every bench has the token of its number: nobody has to move
+
     def seat(self, x_PD: Tensor) -> Tensor:
-        """[S, N, D] of the whole list; empty seats are zero."""
+        """[S, N, D] of the whole list; empty seats are zero, or hold what nobody looks at."""
         benches, width = self.mask_SN.shape
+        if self.is_all:
+            return x_PD.unflatten(0, (benches, width))
         # index_select, not x_PD[token_G]: the backward pass of that is four times as slow
         x_GD = x_PD.index_select(0, self.token_G)
         seated = x_PD.new_zeros(benches * width, *x_PD.shape[1:]).index_copy_(0, self.seat_G, x_GD)
@@ -80,7 +95,7 @@ class Group(NamedTuple):
 
     def rise(self, x_SND: Tensor) -> Tensor:
         """[G, D]"""
-        return x_SND.flatten(0, 1).index_select(0, self.seat_G)
+        return x_SND.flatten(0, 1) if self.is_all else x_SND.flatten(0, 1).index_select(0, self.seat_G)
 
 
 class Benches(NamedTuple):
@@ -119,7 +134,7 @@ class Benches(NamedTuple):
 
     def gather(self, parts: list[Tensor]) -> Tensor:
         """[P, D] from what each group gave."""
-        return self.back.of_list(torch.cat(parts))
+        return self.back.of_list(parts[0] if len(parts) == 1 else torch.cat(parts))
 
 
 def _back(groups: list[Group]) -> Some:
@@ -149,6 +164,13 @@ class Packing(NamedTuple):
     def of(mask_BT: Tensor) -> Packing:
         return Packing(Some.of(mask_BT.flatten().nonzero()[:, 0]), mask_BT)
 
+    @staticmethod
+    def where_it_pays(mask_BT: Tensor) -> Packing:
+        """Rows with little padding stay as they are, padding in the list: laying them out would cost more than computing on it."""
+        if mask_BT.sum() >= FULL * mask_BT.numel():
+            return Packing(Some.all(mask_BT.numel(), mask_BT.device), mask_BT)
+        return Packing.of(mask_BT)
+
     @property
     def row_P(self) -> Tensor:
         """Of the real tokens."""
@@ -156,6 +178,10 @@ class Packing(NamedTuple):
 
     def benches(self, by_length: bool = True) -> Benches:
         """Each row its own bench. Without `by_length` all rows are one group, padded as they were."""
+        if self.place.is_all:
+            rows_B, is_empty_B1 = torch.arange(len(self.mask_BT), device=self.mask_BT.device), ~self.mask_BT.any(1, keepdim=True)
+            seats = self.place.index_R
+            return Benches(self.row_P, (Group(seats, rows_B, seats, self.mask_BT | is_empty_B1, is_all=True),), self.place)
         if by_length:
             return Benches.of(self.row_P, len(self.mask_BT))
         place_P, device = self.place.index_R[: self.place.real], self.mask_BT.device
@@ -168,7 +194,8 @@ class Packing(NamedTuple):
 
     def unpack(self, x_PD: Tensor) -> Tensor:
         """[B, T, D]; zero in the padding."""
-        return self.place.back(x_PD, self.mask_BT.numel()).unflatten(0, tuple(self.mask_BT.shape))
+        x_BTD = self.place.back(x_PD, self.mask_BT.numel()).unflatten(0, tuple(self.mask_BT.shape))
+        return x_BTD.masked_fill(~self.mask_BT[..., None], 0) if self.place.is_all else x_BTD
 
     def which(self, is_meant_BT: Tensor) -> Some:
         """Which of the packed tokens are meant."""

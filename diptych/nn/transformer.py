@@ -86,8 +86,8 @@ class Transformer(nn.Module):
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor, read_BT: Tensor | None = None) -> Tensor:
         """[B, T, D], zero in the padding. `read_BT`: the only states that are wanted; others come out zero."""
-        packing = Packing.of(mask_BT)
         by_length = not is_recording()  # what is recorded is told row by row
+        packing = Packing.where_it_pays(mask_BT) if by_length else Packing.of(mask_BT)
         benches, x_PD = packing.benches(by_length), packing.pack(x_BTD)
         for layer in self.layers[:-1]:
             x_PD = layer(x_PD, benches)

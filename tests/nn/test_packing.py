@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diptych.nn.packing import STEPS_OF_BENCHES, Benches, Packing, Some, at_length, rounded
+from diptych.nn.transformer import Transformer
 
 LENGTHS = (3, 17, 1, 9, 4, 0, 8)
 
@@ -63,3 +64,25 @@ def test_what_is_spare_gets_no_gradient_and_changes_nothing():
     torch.testing.assert_close(at_length(linear, x_PD), linear(x_PD))
     gradient = torch.autograd.grad(back_PD.sum(), x_PD, retain_graph=True)[0]
     torch.testing.assert_close(gradient, torch.autograd.grad(expected_PD.sum(), x_PD)[0])
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_rows_with_little_padding_are_left_as_they_are_and_their_tokens_are_the_same(is_read, monkeypatch):
+    """Result and gradients, whatever stands in the padding; one row is all padding."""
+    torch.manual_seed(0)
+    mask_BT = torch.arange(8) < torch.tensor([8] * 18 + [5, 0])[:, None]
+    read_BT = torch.rand(mask_BT.shape) < 0.3 if is_read else None
+    model, x_BTD = Transformer(Transformer.Config(layers=2, heads=2, dropout=0), 8), torch.randn(*mask_BT.shape, 8)
+    found = []
+    for share, padding in ((0.9, 0.0), (0.9, 7.0), (2.0, 0.0)):  # as rows, as rows, as a list
+        monkeypatch.setattr("diptych.nn.packing.FULL", share)
+        assert Packing.where_it_pays(mask_BT).place.is_all == (share < 1)
+        given_BTD = x_BTD.masked_fill(~mask_BT[..., None], padding).requires_grad_()
+        out_BTD = model(given_BTD, mask_BT, None if read_BT is None else read_BT & mask_BT)
+        assert not out_BTD[~mask_BT].any()
+        model.zero_grad()
+        out_BTD.square().sum().backward()
+        assert not given_BTD.grad[~mask_BT].any()
+        found.append([out_BTD.detach(), given_BTD.grad, *(parameter.grad for parameter in model.parameters())])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])

@@ -117,7 +117,7 @@ def answers(theirs, ours, batch):
     match_B2 = theirs.itm_score["fc"](pooled)
     itm = F.cross_entropy(match_B2, batch.labels["itm"])
 
-    layers, packing = [], Packing.of(torch.cat([batch.text_mask_BT, ours.see(batch).mask_IV], 1))
+    layers, packing = [], Packing.where_it_pays(torch.cat([batch.text_mask_BT, ours.see(batch).mask_IV], 1))
     hooks = [
         layer.register_forward_hook(lambda _m, _i, o: layers.append(packing.unpack(o))) for layer in ours.fusion.encoder.layers
     ]
