@@ -311,9 +311,12 @@ def main() -> None:
             figure.savefig(results / f"{name}.svg", metadata={"Date": None})
     pictures = DOCS / "images/tasks"
     pictures.mkdir(exist_ok=True, parents=True)
+    drawn: set[str] = set()
     for out, one in tables.items():
         for task, rows in galleries(one, out, asked.results):
-            sheet(rows, pictures / f"{task}.png")
+            if task not in drawn:  # where several tables have a task, the first of them
+                sheet(rows, pictures / f"{task}.png")
+            drawn.add(task)
     put(DOCS / "results.md", "bake-off", page(table))
 
 

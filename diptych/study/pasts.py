@@ -239,8 +239,10 @@ class Pasts:
         key = self.key(words, recipe, [self.sha256(spec, "train", found.cls.purpose) for spec in data])
         run = self.out / "past" / f"{system}-{key}"
         given = [word for setting in settings for word in ("--set", setting)]
-        # what has several sets is told as `regions train`, which alone can balance them
-        verb = ("regions", "train", "--preset", self.budget.preset) if is_merged else ("pretrain", f"{system}:{self.budget.preset}")
+        is_balanced = "--balance" in words  # which `regions train` alone can do
+        verb = (
+            ("regions", "train", "--preset", self.budget.preset) if is_balanced else ("pretrain", f"{system}:{self.budget.preset}")
+        )
         command = Command(
             f"training {system}",
             (*verb, *words, *given, "--out", str(run)),

@@ -45,6 +45,7 @@ def locked(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with complaints(f"{out}: cannot be used as a run directory"):
         out.mkdir(parents=True, exist_ok=True)
+    _check_free(out)
     with held(out, tell):
         try:
             yield
@@ -108,11 +109,6 @@ def claim(
     config, result, checkpoints = out / "config.json", out / "result.json", out / "checkpoints"
     if resume == "never" and (result.exists() or checkpoints.exists()):
         raise UserError(f"{out}: holds a run already; --resume auto goes on with it, or use another --out")
-    for name in ("checkpoints", "tensorboard"):
-        if os.path.lexists(out / name) and not (out / name).is_dir():
-            raise UserError(f"{out / name}: a directory is needed here, and there is a file")
-    if not (result.exists() or checkpoints.exists()):
-        _check_free(out)
     if result.exists():
         check_same(out, _read(config), asked)
         lost = checkpoint.amiss(out / "model.safetensors")
@@ -128,7 +124,12 @@ def claim(
 
 
 def _check_free(out: Path) -> None:
-    """Nothing that is not a run's may be written over: notes of a project, pictures, a model that was saved here."""
+    """Nothing that is not a run's may be written over, or get a lock: notes of a project, pictures, a model that was saved here."""
+    for name in ("checkpoints", "tensorboard"):
+        if os.path.lexists(out / name) and not (out / name).is_dir():
+            raise UserError(f"{out / name}: a directory is needed here, and there is a file")
+    if (out / "result.json").exists() or (out / "checkpoints").exists():
+        return
     there = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     if "model.safetensors" in there:
         raise UserError(f"{out}: holds a model already (model.safetensors); use another --out")
