@@ -1,7 +1,7 @@
 """Two cores against one, through the command line: one thread, two threads, two ranks (`--ranks`); and the wait for data.
 
     samples a second    of `diptych pretrain` on the embedded scenes, from metrics.jsonl, the first window left out
-    waiting             share of a step's time in which the trainer waits for its data, with 0, 1 and 2 loader processes
+    waiting             share of a step's time in which the trainer waits for its data, with 0 and 1 loader processes
 
 One core is the run bound to one core (taskset, where there is one), with one thread.
 """
@@ -37,10 +37,10 @@ ONE, THREADS, RANKS = Way("one core", 1), Way("two threads", 2), Way("two ranks"
 class Scale(NamedTuple):
     systems: tuple[str, ...] = ("vilt:small", "crossgrid:small")
     ways: tuple[Way, ...] = (THREADS, RANKS)  # each against one core
-    workers: tuple[int, ...] = (0, 1, 2)
+    workers: tuple[int, ...] = (0, 1)
     data: str = "scenes"
     window: int = 20  # steps
-    windows: int = 4  # the first of which is warm-up
+    windows: int = 3  # the first of which is warm-up
     rounds: int = 3
     settings: tuple[str, ...] = ()
 

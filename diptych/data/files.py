@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -224,10 +224,11 @@ class _Window:
 
     def array(self, shape: Any) -> Iterator[Any]:
         """Elements after the opening bracket, up to the closing one."""
+        is_right = fits(shape)
         while self.peek() != "]":
             value = self.value()
-            if said := amiss(value, shape):
-                raise UserError(f"{self.path}:{self.line()}: {said}")
+            if not is_right(value):
+                raise UserError(f"{self.path}:{self.line()}: {amiss(value, shape)}")
             yield value
             if self.peek() != "]":
                 self.expect(",")
@@ -243,8 +244,45 @@ class _Window:
 NUMBER = int | float
 
 
+def fits(shape: Any) -> Callable[[Any], bool]:
+    """Whether a value has a shape, as a function: `amiss` without the words, for the millions of values that are right."""
+    if shape is object:
+        return lambda value: True
+    if isinstance(shape, dict):
+        fields = [(key.removesuffix("?"), key.endswith("?"), fits(inner)) for key, inner in shape.items()]
+        absent = object()
+
+        def is_object(value: Any) -> bool:
+            if type(value) is not dict:
+                return False
+            for field, may_lack, is_right in fields:
+                inner = value.get(field, absent)
+                if (inner is None or inner is absent) and may_lack:
+                    continue
+                if inner is absent or not is_right(inner):
+                    return False
+            return True
+
+        return is_object
+    if isinstance(shape, list):
+        is_right = fits(shape[0])
+        return lambda value: type(value) is list and all(map(is_right, value))
+    if isinstance(shape, tuple):
+        each = [fits(inner) for inner in shape]
+        return lambda value: (
+            type(value) is list
+            and len(value) == len(each)
+            and all(is_right(one) for is_right, one in zip(each, value, strict=True))
+        )
+    if shape is str:
+        return lambda value: type(value) is str
+    if shape in _WHOLE:
+        return lambda value: (type(value) is int and -_LARGEST < value < _LARGEST) or not amiss(value, shape)
+    return lambda value: not amiss(value, shape)
+
+
 def amiss(value: Any, shape: Any, name: str = "") -> str:
-    """What keeps a value from having a shape (see `elements`), or nothing. Millions pass here: what is right leaves early."""
+    """What keeps a value from having a shape (see `elements`), or nothing."""
     kind = type(value)
     if shape is object or (shape is str and kind is str):
         return ""

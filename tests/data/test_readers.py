@@ -7,6 +7,8 @@ import pickle
 import pkgutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import diptych.data
 from diptych.config import UserError
@@ -244,6 +246,29 @@ def test_broken_json_is_located(chunk, tmp_path, monkeypatch):
     path.write_bytes(b'["\xff\xfe"]')
     with pytest.raises(UserError, match="not a text in UTF-8"):
         list(files.elements(path))
+
+
+_LEAVES = st.sampled_from([str, int, files.NUMBER, int | str, int | None, object])
+_SHAPES = st.recursive(
+    _LEAVES,
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=1)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.sampled_from(["a", "a?", "b", "b?"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+_NUMBERS = st.sampled_from([0, 1, -(2**63), 2**63 - 1, 2**63, 1.5, float("nan"), float("inf")])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | _NUMBERS | st.just("text"),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(_SHAPES, _VALUES)
+def test_what_does_not_fit_is_named_and_nothing_else(shape, value):
+    assert files.fits(shape)(value) == (not files.amiss(value, shape))
 
 
 def test_hashed_split_is_stable_and_of_the_promised_size():
