@@ -176,19 +176,8 @@ def price(
     model: Trainable = rehearse.build(lambda: task(recipe.task, system, tokenizer)) if task else system
     freeze(model.train(), recipe.train.freeze)
     draw, size = Draw(recipe.train.seed), min(recipe.train.batch_size, 32)
-    stream = Stream(
-        mixture=Mixture(sources, draw),
-        collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
-        label=model.label,
-        corrupt=model.corrupt,
-        draw=draw,
-        image=recipe.data.image,
-        steps=recipe.train.steps,
-        batch_size=size,
-        negatives=model.negatives,
-        foreign=recipe.data.foreign > 0,
-        pictures=model.reads_pictures,
-    )
+    once = recipe.train.model_copy(update={"batch_size": size, "accumulate": 1})
+    stream = Stream.training(model, recipe.model_copy(update={"train": once}), Mixture(sources, draw), tokenizer, draw)
     drawn = [(1 / batches, step) for step in range(batches)] if task else list(_steps(system, recipe, batches))
     flops = 0.0
     for share, step in drawn:

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from diptych.config import ImageConfig, UserError
-from diptych.contracts import Batch, Reader, Sample
+from diptych.config import ImageConfig, Recipe, UserError
+from diptych.contracts import Batch, Reader, Sample, Tokenizer, Trainable
+from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture
 from diptych.data.picture import BrokenPicture, decode_sample
 from diptych.draw import Draw
@@ -81,6 +82,29 @@ class Stream(Dataset["Delivery | Refusal"]):
     foreign: bool = False  # they are wanted even where a sample brings false texts of its own
     shuffled: bool = False  # every text beside another sample's picture
     pictures: bool = True  # False: nothing is decoded, and samples go on without pictures
+
+    @classmethod
+    def training(
+        cls, model: Trainable, recipe: Recipe, mixture: Mixture, tokenizer: Tokenizer, draw: Draw, rank: int = 0, ranks: int = 1
+    ) -> Stream:
+        """What a system, or a task on it, is trained on by its recipe."""
+        return cls(
+            mixture=mixture,
+            collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
+            label=model.label,
+            corrupt=model.corrupt,
+            draw=draw,
+            image=recipe.data.image,
+            steps=recipe.train.steps,
+            batch_size=recipe.train.batch_size,
+            accumulate=recipe.train.accumulate,
+            rank=rank,
+            ranks=ranks,
+            negatives=model.negatives,
+            foreign=recipe.data.foreign > 0,
+            shuffled=recipe.data.shuffled,
+            pictures=model.reads_pictures,
+        )
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.accumulate * self.ranks):

@@ -17,7 +17,6 @@ import torch
 
 from diptych.config import Recipe, UserError
 from diptych.contracts import Tokenizer, Trainable
-from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
 from diptych.data.stream import Refusal, Stream
 from diptych.draw import Draw
@@ -66,21 +65,10 @@ def objectives(
     size = min(BATCH, total)
     draw, device = Draw(recipe.train.seed), next(model.parameters()).device
     steps = total // size
-    once = recipe.data.model_copy(update={"image": recipe.data.image.model_copy(update={"augment": "none"})})
-    stream = Stream(
-        mixture=Mixture([replace(source, weight=None) for source in data], draw),
-        collate=Collate(tokenizer, recipe.text, once, training=True),
-        label=model.label,
-        corrupt=model.corrupt,
-        draw=draw,
-        image=recipe.data.image,
-        steps=steps,
-        batch_size=size,
-        negatives=model.negatives,
-        foreign=recipe.data.foreign > 0,
-        shuffled=recipe.data.shuffled,
-        pictures=model.reads_pictures,
-    )
+    unaugmented = recipe.data.model_copy(update={"image": recipe.data.image.model_copy(update={"augment": "none"})})
+    once = recipe.train.model_copy(update={"steps": steps, "batch_size": size, "accumulate": 1})
+    recipe = recipe.model_copy(update={"data": unaugmented, "train": once})
+    stream = Stream.training(model, recipe, Mixture([replace(source, weight=None) for source in data], draw), tokenizer, draw)
     batches: list[Sums] = []
     was_training = model.training
     model.eval()

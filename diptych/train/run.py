@@ -267,23 +267,7 @@ def _run(
                 return finished
             told: list[str] = []
             model = begin(told.append, saved is not None).to(device)
-            stream = Stream(
-                mixture=mixture,
-                collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
-                label=model.label,
-                corrupt=model.corrupt,
-                draw=draw,
-                image=recipe.data.image,
-                steps=recipe.train.steps,
-                batch_size=recipe.train.batch_size,
-                accumulate=recipe.train.accumulate,
-                rank=dist.rank(),
-                ranks=dist.size(),
-                negatives=model.negatives,
-                foreign=recipe.data.foreign > 0,
-                shuffled=recipe.data.shuffled,
-                pictures=model.reads_pictures,
-            )
+            stream = Stream.training(model, recipe, mixture, tokenizer, draw, dist.rank(), dist.size())
             if saved is None:
                 _try_one(stream)
             dist.on_first(lambda: directory.begin(out, asked, tokenizer, saved.step if saved else 0))

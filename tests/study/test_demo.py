@@ -10,8 +10,6 @@ from step_flops import flops_of_step
 
 from diptych import config, find
 from diptych.atelier import make
-from diptych.config import Recipe
-from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture
 from diptych.data.stream import Stream
 from diptych.draw import Draw
@@ -55,25 +53,8 @@ def flops(command: Command) -> float:
         recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
         model = run.build_task(recipe, task, model, tokenizer)
     freeze(model, recipe.train.freeze)
-    stream = _stream(recipe, Mixture(sources, Draw(0)), model, tokenizer)
+    stream = Stream.training(model, recipe, Mixture(sources, Draw(0)), tokenizer, Draw(0))
     return sum(flops_of_step(model, stream.deliver(step).batch) for step in range(STEPS)) / STEPS
-
-
-def _stream(recipe: Recipe, mixture: Mixture, model, tokenizer) -> Stream:
-    return Stream(
-        mixture=mixture,
-        collate=Collate(tokenizer, recipe.text, recipe.data, training=True),
-        label=model.label,
-        corrupt=model.corrupt,
-        draw=Draw(0),
-        image=recipe.data.image,
-        steps=STEPS,
-        batch_size=recipe.train.batch_size,
-        accumulate=1,
-        rank=0,
-        ranks=1,
-        negatives=model.negatives,
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)
