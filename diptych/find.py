@@ -201,6 +201,20 @@ def finetuning(name: str, system_name: str, before: Recipe) -> Recipe:
     return task(name).finetuning(before.model_copy(update={"system": fitted, "data": data}))
 
 
+def going_on(source: str, named: str) -> tuple[Path, Found]:
+    """The run that is pre-trained further as `named`, SYSTEM or SYSTEM:PRESET; and the system, with that run's recipe."""
+    start, found = run(source), system(named)
+    if start is None:
+        raise UserError(f"--from {source}: no run directory; a preset starts by itself, without --from")
+    saved = read_config(start)
+    if saved["task"]:
+        raise UserError(f"--from {source}: fine-tuned for {saved['task']}; only a pre-trained run is pre-trained further")
+    for what, there, here in (("system", saved["system"], found.name), ("preset", saved.get("preset"), found.preset)):
+        if there != here and (what == "system" or ":" in named):
+            raise UserError(f"--from {source}: its {what} is {there}, not {here}")
+    return start, found._replace(preset=saved.get("preset") or found.preset, recipe=recipe(saved["recipe"], found.name))
+
+
 def recipe(saved: Mapping[str, Any], system_name: str, task_name: str | None = None) -> Recipe:
     """The recipe that a `config.json` holds as plain values."""
     task_config = task_class(task_name).Config if task_name else None

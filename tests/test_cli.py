@@ -113,6 +113,7 @@ def test_it_is_a_module_too():
         ("regions import none.tsv --out store", "none.tsv: no such file"),
         ("regions export here out.tsv", "here: no store.json in it, so no region store"),
         ("pretrain vilt:tiny --init image", "--init image: write it as PART=RUN"),
+        ("pretrain vilt --from vilt:tiny", "--from vilt:tiny: no run directory; a preset starts by itself"),
         ("finetune vqq --from vilt:tiny", "unknown task 'vqq'; did you mean 'vqa'?"),
         ("finetune vqa --from runs/none", "runs/none: no such run directory"),
         ("finetune vqa --from vilt:tiny --data vqa_v3:here", "no reader 'vqa_v3'; did you mean 'vqa_v2'?"),

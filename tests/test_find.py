@@ -64,6 +64,7 @@ def test_a_system_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sources = find.readers(["coco"], "val", "pretrain")
     run.pretrain(found.recipe.model_copy(update={"train": train}), found.cls, sources, tmp_path / "mine", quiet=True, trackers=())
     assert type(diptych.load("./mine").system).__module__ == "my_lab.my_system"
+    del sys.modules["my_lab.my_system"], sys.modules["my_lab"]  # other tests are told that there is none
 
 
 def test_a_module_without_a_system_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

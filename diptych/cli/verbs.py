@@ -14,6 +14,7 @@ from diptych.cli.work import (
     AsJson,
     ConfigFile,
     Data,
+    Further,
     Init,
     Out,
     Profiling,
@@ -72,6 +73,7 @@ def demo(
 def pretrain(
     name: Annotated[str, typer.Argument(metavar="SYSTEM[:PRESET]", help="For example vilt:small or my_lab.my_system:tiny.")],
     data: Data = None,
+    source: Further = None,
     init: Init = None,
     regions: Regions = None,
     file: ConfigFile = None,
@@ -85,11 +87,12 @@ def pretrain(
     """Pre-train a system on pictures and texts."""
     from diptych import find
 
-    found = find.system(name)
+    start, found = find.going_on(source, name) if source else (None, find.system(name))
     recipe = resolved(found.recipe, file, settings)
-    out = out or Path("runs") / f"{found.name}-{found.preset}"
+    out = out or Path("runs") / (f"{start.resolve().name}-further" if start else f"{found.name}-{found.preset}")
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
+    about |= {"from": source} if source else {}
     regions = _beside(found.cls, found.name, regions, pretraining=True)
     with several(ranks, recipe), work(as_json) as say:
         from diptych.data.by_language import by_language
@@ -98,13 +101,14 @@ def pretrain(
 
         notes: list[str] = []
         options = run.Options(init=_runs(init), resume=resume.value, profile=_profile_page(profile))
-        options |= {"tokenizer": tokenizer.load(recipe.text.vocab), "announce": lambda recipe: show(recipe, notes)}
+        words = tokenizer.load(run.vocabulary_of(start) or recipe.text.vocab)
+        options |= {"tokenizer": words, "announce": lambda recipe: show(recipe, notes)}
         sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
         options["about"] = about | _store(regions, sources)
         sources = by_language(sources, recipe.data)
         held_out = _held_out(specs, found.cls, regions, notes) if recipe.train.validate_every else []
         held_out = by_language(held_out, recipe.data, training=False)
-        result = run.pretrain(recipe, found.cls, sources, out, held_out=held_out, **options)
+        result = run.pretrain(recipe, found.cls, sources, out, start=start, held_out=held_out, **options)
         say(result, *_scores(result), *finished(out))
 
 

@@ -34,6 +34,7 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one key of the recipe; may be repeated.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Changes as YAML, or a run's config.json.")]
+Further = Annotated[str | None, typer.Option("--from", metavar="RUN", help="Train a finished run further, by its own recipe.")]
 Init = Annotated[list[str] | None, typer.Option("--init", metavar="PART=RUN", help="Start a part from a run, as in image=RUN.")]
 Regions = Annotated[
     Path | None, typer.Option("--regions", metavar="STORE", help="What a detector saw in the pictures (`diptych regions extract`).")

@@ -73,11 +73,15 @@ def pretrain(
     data: Sequence[Source],
     out: Path,
     *,
+    start: Path | None = None,
     held_out: Sequence[Source] = (),
     **options: Unpack[Options],
 ) -> Result:
-    """Train a system on all its objectives; every `train.validate_every` steps and at the end they are measured on `held_out`."""
-    tokenizer = options.get("tokenizer") or vocabulary.load(recipe.text.vocab)
+    """Train a system on all its objectives, from all weights of the run `start` or from scratch.
+
+    Every `train.validate_every` steps and at the end they are measured on `held_out`.
+    """
+    tokenizer = options.get("tokenizer") or vocabulary.load(vocabulary_of(start) or recipe.text.vocab)
     if rate := recipe.data.noise:
         data = [replace(source, reader=Noisy(source.reader, rate, Draw(recipe.train.seed))) for source in data]
     prepared = system.prepare(recipe.system, [source.reader for source in data], tokenizer)
@@ -86,10 +90,13 @@ def pretrain(
     def begin(tell: Tell, resumed: bool) -> System:
         model = build_system(recipe, system, tokenizer)
         if not resumed:
+            if start is not None:
+                load_system(model, start)
             _copy_parts(model, options, tokenizer, tell)
         return model
 
-    about = {"verb": "pretrain", "system": _module_name(system), "task": None, **options.get("about", {})}
+    names = {"verb": "pretrain", "system": _module_name(system), "task": None} | ({"from": str(start)} if start else {})
+    about = {**names, **options.get("about", {})}
     if recipe.train.validate_every and held_out:
         few = recipe.train.validate_on
         options.setdefault("probe", lambda model: objectives(model, recipe, held_out, tokenizer, few).metrics)
@@ -139,7 +146,7 @@ def finetune(
     **options: Unpack[Options],
 ) -> Result:
     """Train a task on the system of the run `start`, or from scratch."""
-    tokenizer = options.get("tokenizer") or vocabulary.load(_vocabulary_of(start) or recipe.text.vocab)
+    tokenizer = options.get("tokenizer") or vocabulary.load(vocabulary_of(start) or recipe.text.vocab)
     if recipe.data.noise:
         raise UserError("data.noise spoils the texts of pre-training; questions of a task stay as they are")
     readers = [source.reader for source in data]
@@ -377,7 +384,7 @@ def _module_name(part: type[System] | type[Task]) -> str:
     return module if package in ("diptych.systems", "diptych.tasks") else part.__module__
 
 
-def _vocabulary_of(run: Path | None) -> str | None:
+def vocabulary_of(run: Path | None) -> str | None:
     file = run / "tokenizer.json" if run is not None else None
     return str(file) if file is not None and file.exists() else None
 

@@ -106,6 +106,17 @@ def test_weights_of_a_start_are_all_there_and_its_head_is_the_same_on_any_start(
         finetune(wide, Toy, Colour, sources(), tmp_path / "y", start=tmp_path / "pre", **QUIET)
 
 
+def test_pre_training_goes_on_from_all_weights_of_a_run(tmp_path):
+    train(tmp_path / "first")
+    still = recipe({"lr": 1e-12, "steps": 1})
+    pretrain(still, Toy, sources(), tmp_path / "further", start=tmp_path / "first", **QUIET)
+    before, after = (toy_run.weights(tmp_path / name) for name in ("first", "further"))
+    assert before.keys() == after.keys()
+    trained = [name for name, _ in Toy(still.system, TOKENIZER).named_parameters()]
+    assert {name: torch.allclose(before[name], after[name]) for name in trained} == dict.fromkeys(trained, True)
+    assert json.loads((tmp_path / "further" / "config.json").read_text())["from"] == str(tmp_path / "first")
+
+
 def test_init_copies_a_part_and_says_so(tmp_path, capsys):
     train(tmp_path / "root")
     still = recipe({"steps": 1, "lr": 1e-12, "seed": 5})
