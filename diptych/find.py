@@ -198,7 +198,12 @@ def finetuning(name: str, system_name: str, before: Recipe) -> Recipe:
         raise UserError(f"{name} asks what pre-training has taught, so nothing is tuned for it: diptych evaluate {name} --from RUN")
     fitted = system_class(system_name).for_task(before.system, task_class(name).reads)
     data = before.data.model_copy(update={"pairs": None, "noise": 0.0})  # questions come as they are
-    return task(name).finetuning(before.model_copy(update={"system": fitted, "data": data}))
+    return task(name).finetuning(unlimited(before.model_copy(update={"system": fitted, "data": data})))
+
+
+def unlimited(before: Recipe) -> Recipe:
+    """A run's recipe for other data or another split: how many samples it was trained on says nothing of them."""
+    return before.model_copy(update={"data": before.data.model_copy(update={"limit": None})})
 
 
 def going_on(source: str, named: str) -> tuple[Path, Found]:
@@ -212,7 +217,7 @@ def going_on(source: str, named: str) -> tuple[Path, Found]:
     for what, there, here in (("system", saved["system"], found.name), ("preset", saved.get("preset"), found.preset)):
         if there != here and (what == "system" or ":" in named):
             raise UserError(f"--from {source}: its {what} is {there}, not {here}")
-    return start, found._replace(preset=saved.get("preset") or found.preset, recipe=recipe(saved["recipe"], found.name))
+    return start, found._replace(preset=saved.get("preset") or found.preset, recipe=unlimited(recipe(saved["recipe"], found.name)))
 
 
 def recipe(saved: Mapping[str, Any], system_name: str, task_name: str | None = None) -> Recipe:

@@ -13,8 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room imports from rooms on lines above it and from itself; rooms on one line don't know one another.
 LEVELS = (
     ("contracts", "config", "draw", "launch"),
-    ("nn", "dist", "checkpoint"),
-    ("image", "text", "fusion", "objectives", "data", "metrics", "atelier"),
+    ("nn", "dist", "checkpoint", "metrics"),
+    ("image", "text", "fusion", "objectives", "data", "atelier"),
     ("weights", "systems", "tasks"),
     ("regions", "train"),
     ("find", "load", "plan"),

@@ -194,7 +194,7 @@ def evaluate(
 
         model = load(source)
         judged = model.on_task(name)
-        recipe = resolved(model.recipe.model_copy(update={"task": judged.config}), None, settings)
+        recipe = resolved(find.unlimited(model.recipe.model_copy(update={"task": judged.config})), None, settings)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         with_proposer(judged)
         spec = data or model.about["data"][0]
@@ -347,7 +347,7 @@ def _objectives(
             model = Model(run.build_system(recipe, fresh.cls, words), words, recipe, about, Path(source))
         if model.task is not None:
             raise UserError(f"{source}: fine-tuned for {model.about['task']}, and objectives are those of pre-training")
-        recipe, kind = resolved(model.recipe, None, settings), type(model.system)
+        recipe, kind = resolved(find.unlimited(model.recipe), None, settings), type(model.system)
         model = configured(model, recipe)
         specs = [data] if data else model.about["data"]
         sources = _seen(find.readers(specs, split, kind.purpose), regions)

@@ -3,20 +3,19 @@
     {"image": "cats/tom.jpg", "question": "is the cat asleep?", "answer": "yes"}       or "answers": ["yes", "yes", "no"]
 
 Further fields: "question_id", "question_type" (scores are broken down by it), "split", "group". Fewer than ten answers stand for
-ten annotators, each in turn: one answer counts in full, and two are both right.
+ten annotators, each in turn: one answer counts in full, and two are both right. Answers are kept as the metric writes an answer
+("Two dogs" is "2 dogs"): the official scorer does that to predictions alone, and an annotator's "Two" can then never be hit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diptych.data import files
 from diptych.data.jsonl import Asked, Jsonl, Row, write_example
-
-_ANNOTATORS = 10
+from diptych.metrics.vqa_accuracy import normalised, ten
 
 
 class VQAJsonl(Jsonl):
@@ -31,14 +30,9 @@ class VQAJsonl(Jsonl):
         image, question = row.text("image"), row.text("question")
         answers = row.texts("answers") if "answers" in row.fields else [row.text("answer")] if "answer" in row.fields else []
         labels: dict[str, Any] = {"question_type": str(row.fields.get("question_type") or "")}
-        if answers:
-            labels |= {"answer": Counter(answers).most_common(1)[0][0], "answers": _ten(answers)}
+        if answers := [normalised(answer) or answer for answer in answers]:
+            labels |= {"answer": Counter(answers).most_common(1)[0][0], "answers": ten(answers)}
         return row.line([image], question, labels)
-
-
-def _ten(answers: Sequence[str]) -> tuple[str, ...]:
-    """Ten annotators out of few answers, each in turn; ten or more stay as they are."""
-    return tuple(answers[n % len(answers)] for n in range(max(_ANNOTATORS, len(answers))))
 
 
 def example(root: Path) -> None:
