@@ -54,6 +54,7 @@ from diptych.contracts import (
     Tokenizer,
     by_decay,
 )
+from diptych.data.picture import BrokenPicture, upright_size
 from diptych.metrics import referring
 from diptych.nn.box import iou, pool
 from diptych.nn.place import Place
@@ -203,13 +204,19 @@ class REC(Task):
         The candidates of a picture that brings none are what a detector saw, or else windows. Among windows a place is the best of
         those that overlap by more than .5, and as likely as they are together.
         """
-        is_bare = self.config.candidates == "given" and batch.annotated is None
-        is_seen = is_bare and batch.regions is not None and batch.regions.feature_IRD is not None
-        is_bare = self.config.candidates == "windows" or (is_bare and not is_seen)
-        found = self._everywhere(batch) if is_bare else self._among(batch, batch.regions) if is_seen else self._candidates(batch)
+        if self.config.candidates == "given" and batch.annotated is None:
+            return self._searched(batch, top)
+        found = self._candidates(batch)
         if found is None:
             return [[] for _ in range(len(batch))]
-        return [self._places(one, top) if is_bare else one[:top] for one in self._ranked(batch, found)]
+        ranked = self._ranked(batch, found)
+        return [self._places(one, top) if self.config.candidates == "windows" else one[:top] for one in ranked]
+
+    def _searched(self, batch: Batch, top: int) -> list[list[Found]]:
+        """Of pictures that bring no boxes: among what a detector saw, or else among windows."""
+        if batch.regions is not None and batch.regions.feature_IRD is not None:
+            return [one[:top] for one in self._ranked(batch, self._among(batch, batch.regions))]
+        return [self._places(one, top) for one in self._ranked(batch, self._everywhere(batch))]
 
     def _ranked(self, batch: Batch, found: Candidates) -> list[list[Found]]:
         """Of each row all candidates with their probabilities, best first."""
@@ -239,10 +246,9 @@ class REC(Task):
         predictions: list[dict[str, Any]] = []
         reachable: list[bool] = []
         for batch in batches:
-            found = self._candidates(batch)
-            for b, ranked in enumerate(self._ranked(batch, found) if found else [[]] * len(batch)):
+            for b, ranked in enumerate(self._answered(batch)):
                 sample, place = batch.samples[b], int(batch.row_B[b]) % ROWS_PER_SAMPLE
-                size = self._size(batch, b) if sample.boxes else np.ones(4)
+                size = self._size(batch, b)
                 boxes = np.round(np.array([one.box for one in ranked]).reshape(-1, 4) * size, 2)  # as annotated, not as in float32
                 best = boxes[0] if ranked else np.zeros(4)  # where there is no candidate, nothing is found
                 number = sample.labels.get("sent_ids", ())[place : place + 1] or (f"{sample.key}#{place}",)
@@ -266,10 +272,27 @@ class REC(Task):
 
     @staticmethod
     def _size(batch: Batch, b: int) -> np.ndarray:
-        """What turns a row's boxes into pixels of the stored picture. Where nothing is annotated it may have been shrunk."""
-        assert batch.annotated is not None and batch.image_of_BN is not None
-        height, width = batch.annotated.size_I2[batch.image_of_BN[b, 0]].tolist()
+        """What turns a row's boxes into pixels of the stored picture, which is shrunk on the way where it has no boxes."""
+        sample = batch.samples[b]
+        if sample.boxes and batch.annotated is not None and batch.image_of_BN is not None:
+            height, width = batch.annotated.size_I2[batch.image_of_BN[b, 0]].tolist()
+        else:
+            try:
+                width, height = upright_size(sample.images[0])
+            except BrokenPicture:  # reported with the others; a place in the grey picture that stands for it is no place
+                width = height = 0
         return np.array([width, height, width, height])
+
+    def _answered(self, batch: Batch) -> list[list[Found]]:
+        """Each row's candidates, best first; a picture without the boxes that others of its batch are given is searched."""
+        found = self._candidates(batch)
+        ranked = self._ranked(batch, found) if found else [[] for _ in range(len(batch))]
+        if self.config.candidates != "given" or all(sample.boxes for sample in batch.samples):
+            return ranked
+        return [
+            own if sample.boxes else searched
+            for own, searched, sample in zip(ranked, self._searched(batch, 1), batch.samples, strict=True)
+        ]
 
 
 class Candidates(NamedTuple):

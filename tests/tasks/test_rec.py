@@ -171,6 +171,18 @@ def test_a_bare_picture_that_a_detector_saw_is_pointed_at_there(samples):
     assert len(elsewhere) == 5
 
 
+def test_a_phrase_without_a_box_is_predicted_in_pixels(samples):
+    """Whether the batch's other pictures have boxes or not."""
+    bare = replace(samples[0], key="bare", boxes=(), labels={}, texts=samples[0].texts[:1])
+    judged = task()
+    with_others = judged.evaluate([judged.label(batch_of([samples[1], bare]))]).predictions[-1]
+    alone = judged.evaluate([judged.label(batch_of([bare]))]).predictions[0]
+    place = judged.ground(batch_of([bare]), 1)[0][0].box
+    x1, y1, x2, y2 = (np.array(place) * [48, 32, 48, 32]).tolist()
+    assert with_others["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.02)
+    assert alone["bbox"] == pytest.approx(with_others["bbox"], abs=0.02)
+
+
 def test_one_box_a_picture_leaves_nothing_to_choose(tmp_path):
     rec_jsonl.example(tmp_path)
     reader = RECJsonl.open(tmp_path, "all")
