@@ -463,6 +463,7 @@ class Task(Trainable):
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str]  # what its readers' samples are for
     reads: ClassVar[tuple[Offer, ...]] = ("fuse",)  # asked of a system: any will do; with "read", texts alone are a control
+    fixed: ClassVar[frozenset[str]] = frozenset()  # keys of its Config that its weights are made for: evaluation can't change them
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System

@@ -309,6 +309,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not written by Diptych, there is no recipe in it; `diptych convert` reads published weights")
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: the run is not finished (no model.safetensors); the command that started it goes on with it")
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{folder}: no tokenizer.json in it, the words that its weights know; a whole run has {', '.join(EXCHANGED)}"
+        )
     return about
 
 

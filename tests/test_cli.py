@@ -185,6 +185,23 @@ def test_a_run_whose_detector_is_not_known_wants_to_be_told(type_: Type, tmp_pat
     assert "this uniter reads what a detector saw in the pictures, and its run does not say which: --regions STORE" in said
 
 
+def test_a_run_is_judged_on_all_there_is_by_what_it_was_made_for(type_: Type, tmp_path: Path):
+    captioned(tmp_path / "mine", 12)
+    asked = [{"image": f"mine/{n:04d}.jpg", "question": "asleep?", "answer": "yes" if n % 2 else "no"} for n in range(12)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    few = ["--set", "train.steps=1", "--set", "train.batch_size=4", "--set", "data.limit=4", "--out", "runs/a"]
+    assert type_("finetune", "vqa", "--from", "vilt:tiny", "--data", "asked.jsonl", *few).code == 0
+    judged = ["evaluate", "vqa", "--from", "runs/a", "--data", "asked.jsonl", "--split", "all", "--json"]
+    assert json.loads(type_(*judged).out)["n"] == 12
+    assert "a folder" in mistake(type_(*judged, "--items", "mine"))
+    assert "mine/0001.jpg is a file" in mistake(type_(*judged, "--predictions", "mine/0001.jpg/said.json"))
+    assert json.loads(type_(*judged, "--set", "data.limit=3").out)["n"] == 3
+    for setting in ("task.answers=[blue]", "task.head=cloze", "system.fusion.layers=5", "text.vocab=none.txt"):
+        assert f"--set {setting.partition('=')[0]}: the run was trained" in mistake(type_(*judged, "--set", setting))
+    (tmp_path / "runs/a/tokenizer.json").unlink()
+    assert "tokenizer.json" in mistake(type_("finetune", "vqa", "--from", "runs/a", "--data", "asked.jsonl"))
+
+
 def test_an_empty_folder(type_: Type, tmp_path: Path):
     (tmp_path / "mine").mkdir()
     assert "--data mine: the folder is empty; looked for" in mistake(type_("pretrain", "vilt:tiny", "--data", "mine"))

@@ -67,7 +67,7 @@ def compare(
             from diptych.study.compare_report import lines
 
         jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8))
-        wanted, asked = ([name for name in text.split(",") if name] for text in (systems, tasks))
+        wanted, asked = ([name.strip() for name in text.split(",") if name.strip()] for text in (systems, tasks))
         options = Options(wanted, asked, BUDGETS[budget.value], seeds, jobs, resume.value, results, equal_compute)
         name = "claims" if claims else "table"
         out = out or Path("runs/claims" if claims else "runs/compare")

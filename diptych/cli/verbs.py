@@ -25,6 +25,8 @@ from diptych.cli.work import (
     Settings,
     Source,
     finished,
+    judging,
+    place_for,
     put,
     resolved,
     several,
@@ -188,13 +190,15 @@ def evaluate(
     if name == "objectives":
         return _objectives(source, data, split, items, regions, settings, as_json)
     task = find.task_class(name)
+    place_for("--predictions", predictions)
+    place_for("--items", items)
     with work(as_json) as say:
         from diptych.load import load, with_proposer
         from diptych.train import run
 
         model = load(source)
         judged = model.on_task(name)
-        recipe = resolved(find.unlimited(model.recipe.model_copy(update={"task": judged.config})), None, settings)
+        recipe = judging(find.unlimited(model.recipe.model_copy(update={"task": judged.config})), settings, task.fixed)
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         with_proposer(judged)
         spec = data or model.about["data"][0]
@@ -220,6 +224,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Ask about a picture, and see where the model looked."""
+    place_for("--out", out)
     with work(as_json) as say:
         from diptych.load import alternatives, load
         from diptych.report.ask import ask_picture

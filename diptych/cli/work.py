@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -114,12 +114,39 @@ def resolved(recipe: Recipe, file: Path | None, settings: list[str] | None) -> R
     return config.resolve(recipe, *layers, *(config.from_setting(setting) for setting in settings or []))
 
 
+def judging(recipe: Recipe, settings: list[str] | None, fixed: Collection[str]) -> Recipe:
+    """A run's recipe with settings of how it is judged: what its weights were made for stays, `fixed` among the task's keys."""
+    from diptych import config
+
+    asked = resolved(recipe, None, settings)
+    there, here = (config.flat(one.model_dump(mode="json")) for one in (recipe, asked))
+    for path in sorted(path for path in there.keys() | here.keys() if there.get(path) != here.get(path)):
+        if path[0] == "system" or path[:2] == ("text", "vocab") or (path[0] == "task" and path[1] in fixed):
+            raise config.UserError(
+                f"--set {'.'.join(path)}: the run was trained with what it has there; that can't be set any more"
+            )
+    return asked
+
+
 def show(recipe: Recipe, notes: Sequence[str] = ()) -> None:
     """The recipe as YAML, and what there is to say of it."""
     from diptych import config
 
     if speaks():
         print(config.to_yaml(recipe), *notes, sep="\n", file=sys.stderr, flush=True)
+
+
+def place_for(option: str, path: Path | None) -> None:
+    """Refuses, before there is something to write, a place that can hold no file."""
+    from diptych.config import UserError
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder; name a file")
+    nearest = next((folder for folder in path.parents if folder.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise UserError(f"{option} {path}: {nearest} is a file")
 
 
 def put(option: str, path: Path, write: Callable[[], object]) -> None:

@@ -44,6 +44,7 @@ TRUTHS = ("False", "True")  # as the public files spell them
 class NLVR2(Task):
     purpose = "nlvr2"
     reads = ("fuse", "read")
+    fixed = frozenset({"encoding", "heads"})
 
     class Config(config.Config):
         kind: Literal["nlvr2"] = "nlvr2"

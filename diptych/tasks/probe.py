@@ -33,6 +33,7 @@ from diptych.nn.exact import exact
 class Probe(Task):
     purpose = "probe"
     reads = ("see",)
+    fixed = frozenset({"labels"})
     bank_KD: Tensor
     bank_label_K: Tensor
     place: Tensor

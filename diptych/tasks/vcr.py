@@ -66,6 +66,7 @@ SUBTASKS = ("answer", "rationale")
 
 class VCRTask(Task):
     purpose = "vcr"
+    fixed = frozenset({"references"})
 
     class Config(config.Config):
         kind: Literal["vcr"] = "vcr"

@@ -39,6 +39,7 @@ MANY = 100_000  # questions from which on answers may be rare enough to leave ou
 class VQA(Task):
     purpose = "vqa"
     reads = ("fuse", "read")
+    fixed = frozenset({"head", "answers", "min_count"})
     _token_K: Tensor
 
     class Config(config.Config):
