@@ -28,7 +28,7 @@ _NAME = "COCO captions"
 _YEARS = ("", "2017", "2014")
 _IMAGE = {"id": int, "file_name": str, "group?": int | str}
 _CAPTION = {"image_id": int, "caption": str, "false_caption?": str, "spans?": [files.SPAN]}
-_INSTANCE = {"id": int, "image_id": int, "category_id": int, "bbox": (files.NUMBER,) * 4, "attributes?": [str]}
+_INSTANCE = {"id": int, "image_id": int, "category_id": int, "bbox": (files.NUMBER,) * 4, "attributes?": [str], "iscrowd?": int}
 
 
 def candidates(kind: str, split: str) -> list[str]:
@@ -100,11 +100,14 @@ def splits(root: Path, kind: str) -> list[str]:
 
 
 def instances_of(path: Path, images: dict[int, Any]) -> dict[int, dict[int, Box]]:
-    """Image id -> instance id -> box."""
+    """Image id -> instance id -> box, without crowds ("iscrowd": 1): a box around many things is no example of one.
+
+    COCO's evaluation knows where they are, and passes over a detection inside one; here it counts as a wrong one.
+    """
     name_of = {category["id"]: category["name"] for category in files.elements(path, "categories", of={"id": int, "name": str})}
     boxes: dict[int, dict[int, Box]] = {}
     for instance in files.elements(path, "annotations", of=_INSTANCE):
-        if instance["image_id"] in images:
+        if instance["image_id"] in images and not instance.get("iscrowd"):
             if instance["category_id"] not in name_of:
                 raise UserError(f"{path}: instance {instance['id']} is of category {instance['category_id']}, which is not listed")
             x, y, w, h = instance["bbox"]
