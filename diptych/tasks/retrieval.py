@@ -169,6 +169,8 @@ class Retrieval(Task):
                 shown.append(Shown(self.system.see(batch), batch.regions))
         if not gallery.shown:
             return Evaluation({}, [], [])
+        if self.config.folds > len(gallery.shown):
+            raise UserError(f"task.folds={self.config.folds}: pictures in the gallery: {len(gallery.shown)}; set at most so many")
         if products:
             return self._scored(gallery, gallery.products(products))
         pictures, texts = Shown.joined(shown), gallery.texts_alone(self.tokenizer.pad_id)

@@ -150,6 +150,15 @@ def test_folds_are_reported_beside_the_whole():
     assert {"txt_r1", "img_r10", "r_mean", "rsum", "3 folds/rsum"} <= metrics.keys()
 
 
+@pytest.mark.parametrize("system", [Toy, TwoTowers])
+def test_every_fold_has_a_picture(system):
+    few = [collated(samples(4))]
+    metrics = Retrieval(Retrieval.Config(folds=4), system(), TOKENIZER).evaluate(few).metrics
+    assert metrics["4 folds/rsum"] == 600, "each picture alone with its texts"
+    with pytest.raises(UserError, match=r"task\.folds=5: pictures in the gallery: 4; set at most so many"):
+        Retrieval(Retrieval.Config(folds=5), system(), TOKENIZER).evaluate(few)
+
+
 def test_a_group_is_the_own_text_and_those_of_others():
     task = Retrieval(Retrieval.Config(negatives=3), Toy(), TOKENIZER)
     own = Sample("own", (b"p",), ("a red thing",))
