@@ -11,7 +11,7 @@ It needs no fine-tuning on a system that was trained to find things. Fine-tuning
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import Batch, Evaluation, LossTerm, Regions, System, Task, Tokenizer
+from diptych.contracts import Batch, Evaluation, LossTerm, Reader, Regions, System, Task, Tokenizer
 from diptych.metrics.average_precision import Detection, Truth, average_precision, coco, overlap
 
 
@@ -52,6 +52,12 @@ class DetectionTask(Task):
 
         def build(self, system: System, tokenizer: Tokenizer) -> DetectionTask:
             return DetectionTask(self, system, tokenizer)
+
+    @classmethod
+    def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
+        if not any(reader[i].boxes for reader in readers for i in range(len(reader))):
+            raise UserError("detection learns from boxes, and the training data have none")
+        return config
 
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):
         super().__init__()

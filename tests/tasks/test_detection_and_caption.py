@@ -128,3 +128,11 @@ def test_systems_that_cannot_are_refused_and_named():
     task = DetectionTask(finetuning_detection(Case("detector").recipe).task, Case("detector").build(), TOKENIZER)
     with pytest.raises(UserError, match="learns to detect by pre-training"):
         task(None)
+
+
+def test_detection_is_not_trained_without_boxes(case):
+    config = DetectionTask.Config()
+    bare = [replace(case.samples[i], boxes=()) for i in range(6)]
+    with pytest.raises(UserError, match=r"^detection learns from boxes, and the training data have none$"):
+        DetectionTask.prepare(config, [bare], TOKENIZER)
+    assert DetectionTask.prepare(config, [bare, [*bare, case.samples[0]]], TOKENIZER) == config
