@@ -212,6 +212,7 @@ def test_coco_boxes(tmp_path):
     sample = COCOCaptions.open(tmp_path, "val")[1]
     assert sample.boxes[0].xyxy == (4.0, 6.0, 24.0, 16.0)
     assert sample.boxes[0].name == "dog"
+    assert sample.labels == {"category_ids": {"dog": 18}}
     assert len(sample.texts) == 5
 
 
