@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,13 @@ class Compares(Protocol):
     """A task that says whether a sentence is true of two pictures."""
 
     def compare(self, batch: Batch) -> list[dict[str, float]]: ...
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """A task that chooses between answers to a question."""
+
+    def choose(self, batch: Batch) -> list[list[float]]: ...
 
 
 class Place(NamedTuple):
@@ -217,12 +224,20 @@ class Model:
         return [Guess(*guess) for guess in guesses]
 
     @torch.inference_mode()
+    def choose_answer(self, image: Picture, question: str, answers: Sequence[str]) -> list[Guess]:
+        """Which of several answers to a question is right, best first."""
+        if not isinstance(self.task, Chooses):
+            raise self._cannot("choose between answers to a question", "vcr")
+        (chances,) = self.task.choose(self._rows(image, [question], choices=answers))
+        return _guesses(zip(answers, chances, strict=True))
+
+    @torch.inference_mode()
     def entails(self, image: Picture, text: str) -> list[Guess]:
         """Whether the picture entails the text, contradicts it or leaves it open (neutral), the likeliest first."""
         if not isinstance(self.task, Entails):
             raise self._cannot("say what a picture entails", "ve")
         (chances,) = self.task.entails(self._rows(image, [text]))
-        return _guesses(chances)
+        return _guesses(chances.items())
 
     @torch.inference_mode()
     def compare_images(self, left: Picture, right: Picture, text: str) -> list[Guess]:
@@ -230,7 +245,7 @@ class Model:
         if not isinstance(self.task, Compares):
             raise self._cannot("compare pictures", "nlvr2")
         (chances,) = self.task.compare(self._rows((left, right), [text]))
-        return _guesses(chances)
+        return _guesses(chances.items())
 
     @torch.inference_mode()
     def fill(self, image: Picture | None, text: str, top: int = 5) -> list[list[Guess]]:
@@ -285,7 +300,7 @@ class Model:
     def ask(self, image: Picture, text: str, top: int = 5) -> Reply:
         """Whatever the head says, and where it looked: words for the first [MASK], else an answer or label, a place, a match.
 
-        Texts between bars ("a cat | a dog") are chosen from.
+        Texts between bars ("a cat | a dog") are chosen from; behind a question ("what is it? | a cat | a dog") by a head for that.
         """
         texts = alternatives(text)
         self._check_asked(text, texts)
@@ -297,6 +312,9 @@ class Model:
             verb, guesses = "entails", self.entails(image, text)
         elif isinstance(self.task, Grounds):
             return self._pointed(image, text, top)
+        elif isinstance(self.task, Chooses):
+            text, *answers = texts
+            verb, guesses = "choose", self.choose_answer(image, text, answers)[:top]
         elif len(texts) > 1:
             verb, guesses = "choose", self.choose(image, texts)[:top]
         else:
@@ -387,6 +405,8 @@ class Model:
             raise UserError(f"'{text}': an empty text asks nothing")
         if odd := next((found for found in map(str.strip, _MASKS.findall(text)) if found != "[MASK]"), None):
             raise UserError(f"'{text}': write a hidden word as [MASK], not {odd}")
+        if isinstance(self.task, Chooses) and "[MASK]" not in text and len(texts) < 3:
+            raise UserError(f"'{text}': write a question and the answers to choose from: 'what is it? | a cat | a dog'")
         for one in [text] if "[MASK]" in text or isinstance(self.task, Answers) else texts:
             most, tokens = self.recipe.text.max_tokens, len(self.tokenizer.encode(one, sys.maxsize).ids)
             if tokens > most:
@@ -407,16 +427,28 @@ class Model:
         in_order = InOrder(list(samples), collate, lambda batch: batch, Draw(0), self.recipe.data.image, EVALUATION_BATCH)
         return (delivery.batch.to(next(self.module.parameters()).device) for delivery in in_order.loader(0))
 
-    def _rows(self, image: Picture | tuple[Picture, ...] | None, texts: Sequence[str], labelled: bool = True) -> Batch:
-        """The texts beside one picture, several, or none, as rows of one batch."""
+    def _rows(
+        self,
+        image: Picture | tuple[Picture, ...] | None,
+        texts: Sequence[str],
+        labelled: bool = True,
+        choices: Sequence[str] = (),
+    ) -> Batch:
+        """The texts beside one picture, several, or none, as rows of one batch; what to choose from is each question's own."""
         given = image if isinstance(image, tuple) else () if image is None else (image,)
+        if labelled and isinstance(self.task, Compares) and len(given) != 2:
+            raise UserError(
+                f"a {self.about['system']} fine-tuned for {self.about['task']} compares two pictures: "
+                f'diptych.load("{self.folder}").compare_images(left, right, text)'
+            )
         if given and type(self.system).see is System.see:
             raise self._cannot("look at pictures")
         images = tuple(_stored(one) for one in given)
         collate = Collate(self.tokenizer, self.recipe.text, self.recipe.data, training=False)
         try:
             seen = () if self.regions is None else tuple(self.regions[stored] for stored in images)
-            sample = Sample("asked", images, tuple(texts), regions=seen)
+            labels = {"choices": tuple(choices)} if choices else {}
+            sample = Sample("asked", images, tuple(texts), regions=seen, labels=labels)
             pictures = [decode_sample(sample, self.recipe.data.image)]
         except BrokenPicture as error:
             names = [str(one) if isinstance(one, str | Path) else "the picture" for one in given]
@@ -462,8 +494,8 @@ def with_proposer(judged: Task) -> None:
     judged.proposer = first.compare
 
 
-def _guesses(chances: Mapping[str, float]) -> list[Guess]:
-    return sorted((Guess(*pair) for pair in chances.items()), key=lambda guess: -guess.probability)
+def _guesses(chances: Iterable[tuple[str, float]]) -> list[Guess]:
+    return sorted((Guess(*pair) for pair in chances), key=lambda guess: -guess.probability)
 
 
 _MASKS = re.compile(r"\[\s*mask\b\s*\]?", re.IGNORECASE)  # whatever was meant to be [MASK]

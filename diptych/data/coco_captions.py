@@ -28,7 +28,7 @@ _NAME = "COCO captions"
 _YEARS = ("", "2017", "2014")
 _IMAGE = {"id": int, "file_name": str, "group?": int | str}
 _CAPTION = {"image_id": int, "caption": str, "false_caption?": str, "spans?": [files.SPAN]}
-_INSTANCE = {"id": int, "image_id": int, "category_id": int, "bbox": (files.NUMBER,) * 4, "attributes?": [str]}
+_INSTANCE = {"id": int, "image_id": int, "category_id": int, "bbox": (files.NUMBER,) * 4, "attributes?": [str], "iscrowd?": int}
 
 
 def candidates(kind: str, split: str) -> list[str]:
@@ -67,7 +67,9 @@ class COCOCaptions:
         year = captions.stem.rpartition("_")[2]
         places = (f"images/{year}", f"images/{split}", "images", year, "")
         self._folder = files.picture_folder(_NAME, root, places, self._image[self._ids[0]]["file_name"])
-        self._boxes = instances_of(instances, self._image) if instances else {}
+        name_of = categories_of(instances) if instances else {}
+        self._boxes = instances_of(instances, self._image, name_of) if instances else {}
+        self._labels = {"category_ids": {name: number for number, name in name_of.items()}} if instances else {}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -84,6 +86,7 @@ class COCOCaptions:
             false_texts=_false_texts(captions),
             phrases=_phrases(captions, place),
             boxes=tuple(boxes.values()),
+            labels=self._labels,
             group=str(image.get("group", "")),
         )
 
@@ -99,12 +102,19 @@ def splits(root: Path, kind: str) -> list[str]:
     return list(dict.fromkeys(name.removesuffix("2014").removesuffix("2017") for name in names))
 
 
-def instances_of(path: Path, images: dict[int, Any]) -> dict[int, dict[int, Box]]:
-    """Image id -> instance id -> box."""
-    name_of = {category["id"]: category["name"] for category in files.elements(path, "categories", of={"id": int, "name": str})}
+def categories_of(path: Path) -> dict[int, str]:
+    """Number -> name."""
+    return {category["id"]: category["name"] for category in files.elements(path, "categories", of={"id": int, "name": str})}
+
+
+def instances_of(path: Path, images: dict[int, Any], name_of: dict[int, str]) -> dict[int, dict[int, Box]]:
+    """Image id -> instance id -> box, without crowds ("iscrowd": 1): a box around many things is no example of one.
+
+    COCO's evaluation knows where they are, and passes over a detection inside one; here it counts as a wrong one.
+    """
     boxes: dict[int, dict[int, Box]] = {}
     for instance in files.elements(path, "annotations", of=_INSTANCE):
-        if instance["image_id"] in images:
+        if instance["image_id"] in images and not instance.get("iscrowd"):
             if instance["category_id"] not in name_of:
                 raise UserError(f"{path}: instance {instance['id']} is of category {instance['category_id']}, which is not listed")
             x, y, w, h = instance["bbox"]

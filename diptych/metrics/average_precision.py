@@ -7,7 +7,8 @@
 
 A second box on the same thing is wrong. Boxes of equal score keep the order they are given in, pictures first: a detector that is
 never sure earns what that order earns. A class that is detected and nowhere annotated costs nothing, as in COCO; nor are there
-crowds or size ranges here: leave boxes that must not count out of both sides before.
+crowds or size ranges here: leave boxes that must not count out of both sides before. (Readers of COCO's files leave crowds out of
+the truths, and a detection that lies on one is wrong here, where COCO would ignore it.)
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from diptych.contracts import Batch, Evaluation, LossTerm, System, Task, Tokeniz
 from diptych.draw import Draw
 from diptych.metrics.bleu import bleu
 from diptych.metrics.cider import cider_d, words
+from diptych.tasks.coco_results import image_id
 
 
 class Asks(Protocol):
@@ -92,7 +93,7 @@ class CaptionTask(Task):
             "BLEU-4": 100 * bleu(written, references),
             "exact": 100 * sum(item["scores"]["exact"] for item in items) / len(items),
         }
-        return Evaluation(metrics, items, [{"image_id": item["key"], "caption": item["text"]} for item in items])
+        return Evaluation(metrics, items, [{"image_id": image_id(item["key"]), "caption": item["text"]} for item in items])
 
 
 def finetuning(recipe: Recipe) -> Recipe:

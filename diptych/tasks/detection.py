@@ -11,7 +11,7 @@ It needs no fine-tuning on a system that was trained to find things. Fine-tuning
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,8 +19,10 @@ import torch
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import Batch, Evaluation, LossTerm, Regions, System, Task, Tokenizer
+from diptych.contracts import Batch, Evaluation, LossTerm, Reader, Regions, Sample, System, Task, Tokenizer
+from diptych.data.picture import BrokenPicture, upright_size
 from diptych.metrics.average_precision import Detection, Truth, average_precision, coco, overlap
+from diptych.tasks.coco_results import bbox, image_id
 
 
 @runtime_checkable
@@ -53,6 +55,12 @@ class DetectionTask(Task):
         def build(self, system: System, tokenizer: Tokenizer) -> DetectionTask:
             return DetectionTask(self, system, tokenizer)
 
+    @classmethod
+    def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
+        if not any(reader[i].boxes for reader in readers for i in range(len(reader))):
+            raise UserError("detection learns from boxes, and the training data have none")
+        return config
+
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):
         super().__init__()
         if not isinstance(system, Detects):
@@ -75,7 +83,7 @@ class DetectionTask(Task):
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
-        """In percent. Predictions are COCO's results, with boxes in [0, 1] and classes by name."""
+        """In percent. Predictions are COCO's results, with the classes' names beside."""
         detections: list[Detection] = []
         truths: list[Truth] = []
         items: list[dict[str, Any]] = []
@@ -104,16 +112,33 @@ class DetectionTask(Task):
                     share = _found(one, truth)
                     about = {"key": sample.key, "group": sample.group or sample.key, "type": "picture"}
                     items.append(about | {"score": share, "scores": {"found": share}})
-                predictions += [
-                    {"image_id": sample.key, "bbox": box, "category": classes[name], "score": score}
-                    for box, name, score in zip(*(np.asarray(part).tolist() for part in one), strict=True)
-                ]
+                predictions += _results(sample, one, classes)
         if not items:
             return Evaluation({}, [], predictions)
         any_detections = [one._replace(class_R=np.zeros_like(one.class_R)) for one in detections]
         any_truths = [truth._replace(class_R=np.zeros_like(truth.class_R)) for truth in truths]
         metrics = coco(detections, truths) | {"AP50_any": average_precision(any_detections, any_truths)}
         return Evaluation(metrics | {"found": 100 * sum(item["score"] for item in items) / len(items)}, items, predictions)
+
+
+def _results(sample: Sample, detection: Detection, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """A picture's entries in COCO's result file; the data set may not number a class, and has its name then."""
+    number_of = sample.labels.get("category_ids", {})
+    try:
+        size = upright_size(sample.images[0])
+    except BrokenPicture:  # a grey square has stood in its place, and has no pixels to point at
+        return []
+    xyxy_R4 = np.asarray(detection.box_R4, np.float64) * (size * 2)
+    return [
+        {
+            "image_id": image_id(sample.key),
+            "category_id": number_of.get(classes[place]),
+            "category": classes[place],
+            "bbox": bbox(xyxy),
+            "score": score,
+        }
+        for xyxy, place, score in zip(xyxy_R4.tolist(), *(np.asarray(p).tolist() for p in detection[1:]), strict=True)
+    ]
 
 
 def _found(detection: Detection, truth: Truth) -> float:

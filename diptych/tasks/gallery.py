@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,22 +27,31 @@ from diptych.data.collate import texts_of
 
 @dataclass
 class Gallery:
-    """All pictures and texts of a split, and which picture each text describes."""
+    """All pictures and texts of a split, and which picture each text describes.
+
+    A picture of several samples (one for each language, say) is there once: twice, it would tie with itself.
+    """
 
     shown: list[Sample] = field(default_factory=list)  # the first sample of each picture
+    place_of: dict[Path | bytes, int] = field(default_factory=dict)  # in `shown`
     texts: list[str] = field(default_factory=list)
     image_of: list[int] = field(default_factory=list)
     parts: list[Batch] = field(default_factory=list)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> Tensor:
+        """Which of the batch's pictures are new here."""
         if batch.image_of_BN is None or batch.images is None:
             raise UserError("retrieval needs pictures, and this data set has texts only")
-        before, place_B = len(self.shown), batch.image_of_BN[:, 0].tolist()
-        sample_of = dict(zip(reversed(place_B), reversed(batch.samples), strict=True))  # the first row of each picture
-        self.shown += [sample_of[place] for place in range(len(batch.images.pixel_I3HW))]
-        self.image_of += [before + place for place in place_B]
+        new: list[int] = []
+        for sample, place in zip(batch.samples, batch.image_of_BN[:, 0].tolist(), strict=True):
+            if sample.images[0] not in self.place_of:
+                self.place_of[sample.images[0]] = len(self.shown)
+                self.shown.append(sample)
+                new.append(place)
+            self.image_of.append(self.place_of[sample.images[0]])
         self.texts += [sample.texts[row % ROWS_PER_SAMPLE] for sample, row in zip(batch.samples, batch.row_B.tolist(), strict=True)]
         self.parts.append(Batch(batch.text_BT, batch.text_mask_BT, batch.segment_BT, batch.word_BT, batch.row_B))
+        return torch.tensor(new, dtype=torch.int64)
 
     def texts_alone(self, pad_id: int) -> Batch:
         """All texts as rows of one batch, without pictures."""

@@ -59,6 +59,7 @@ from diptych.metrics import referring
 from diptych.nn.box import iou, pool
 from diptych.nn.place import Place
 from diptych.nn.transformer import initialise
+from diptych.tasks.coco_results import bbox
 from diptych.tasks.recipe import tenth
 from diptych.tasks.withhold import Withhold, withheld
 
@@ -252,10 +253,8 @@ class REC(Task):
                 boxes = np.round(np.array([one.box for one in ranked]).reshape(-1, 4) * size, 2)  # as annotated, not as in float32
                 best = boxes[0] if ranked else np.zeros(4)  # where there is no candidate, nothing is found
                 number = sample.labels.get("sent_ids", ())[place : place + 1] or (f"{sample.key}#{place}",)
-                x1, y1, x2, y2 = best.tolist()
-                predictions.append(
-                    {"ref_id": sample.labels.get("ref_id", sample.key), "sent_id": number[0], "bbox": [x1, y1, x2 - x1, y2 - y1]}
-                )
+                about = {"ref_id": sample.labels.get("ref_id", sample.key), "sent_id": number[0]}
+                predictions.append(about | {"bbox": bbox(best.tolist())})
                 if "right" in sample.labels:
                     truth = np.array(sample.boxes[sample.labels["right"]].xyxy)
                     reachable.append(bool(referring.is_found(boxes, np.tile(truth, (len(boxes), 1))).any()))

@@ -162,13 +162,15 @@ class Retrieval(Task):
         gallery, shown, products = Gallery(), list[Shown](), list[Towers]()
         for batch in batches:
             batch = batch.rows((batch.row_B % ROWS_PER_SAMPLE < self.config.texts).nonzero()[:, 0])
-            gallery.add(batch)
+            new_I = gallery.add(batch)
             if self.has_towers:
                 products.append(self.system.towers(batch))
             else:
-                shown.append(Shown(self.system.see(batch), batch.regions))
+                shown.append(Shown(self.system.see(batch), batch.regions).some(new_I.to(batch.text_BT.device)))
         if not gallery.shown:
             return Evaluation({}, [], [])
+        if self.config.folds > len(gallery.shown):
+            raise UserError(f"task.folds={self.config.folds}: pictures in the gallery: {len(gallery.shown)}; set at most so many")
         if products:
             return self._scored(gallery, gallery.products(products))
         pictures, texts = Shown.joined(shown), gallery.texts_alone(self.tokenizer.pad_id)

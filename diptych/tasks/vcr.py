@@ -213,6 +213,11 @@ class VCRTask(Task):
                     items.append(_item(sample, judgements[-1], answer_K))
         return Evaluation(vcr_accuracy.summary(judgements), items, predictions)
 
+    @torch.no_grad()
+    def choose(self, batch: Batch) -> list[list[float]]:
+        """The probability of each answer to each question. The batch has been through `label`."""
+        return [answer_K for _, (answer_K, *_) in self._chances(batch)]
+
     def _chances(self, batch: Batch) -> Iterator[tuple[Sample, list[list[float]]]]:
         """Each sample with the probabilities of everything it asks, in the order of `questions`."""
         visual = self.see(batch)

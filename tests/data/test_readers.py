@@ -15,6 +15,7 @@ from diptych.config import UserError
 from diptych.contracts import Reader
 from diptych.data import coco_captions, files, nlvr2, snli_ve, visual_genome, vqa_v2
 from diptych.data.coco_captions import COCOCaptions
+from diptych.data.coco_instances import COCOInstances
 from diptych.data.concepts import Concepts
 from diptych.data.languages import Languages
 from diptych.data.nlvr2 import NLVR2
@@ -211,7 +212,20 @@ def test_coco_boxes(tmp_path):
     sample = COCOCaptions.open(tmp_path, "val")[1]
     assert sample.boxes[0].xyxy == (4.0, 6.0, 24.0, 16.0)
     assert sample.boxes[0].name == "dog"
+    assert sample.labels == {"category_ids": {"dog": 18}}
     assert len(sample.texts) == 5
+
+
+@pytest.mark.parametrize("reader", [COCOCaptions, COCOInstances])
+def test_a_crowd_is_no_box(reader, tmp_path):
+    coco_captions.example(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2014.json"
+    whole = json.loads(path.read_text())
+    whole["annotations"][0]["iscrowd"] = 0
+    whole["annotations"].insert(0, {**whole["annotations"][0], "id": 900, "iscrowd": 1, "bbox": [0, 0, 48, 32]})
+    path.write_text(json.dumps(whole))
+    opened = reader.open(tmp_path, "val")
+    assert [[box.xyxy for box in opened[i].boxes] for i in range(4)] == [[(4, 6, 24, 16)]] * 4
 
 
 # ------------------------------------------------------------------------------------------------------------ files

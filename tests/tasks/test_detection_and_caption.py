@@ -15,6 +15,7 @@ from diptych.data.collate import Collate
 from diptych.draw import Draw
 from diptych.load import Model
 from diptych.tasks.caption import CaptionTask
+from diptych.tasks.coco_results import image_id
 from diptych.tasks.detection import DetectionTask
 from diptych.tasks.detection import finetuning as finetuning_detection
 
@@ -65,6 +66,36 @@ def test_detection_by_hand(case, monkeypatch):
     assert task.evaluate([]).metrics == {}
 
 
+def test_predictions_are_coco_s_results(case, monkeypatch):
+    """Of a picture 48 wide and 64 high, with a class that the data set numbers and one that it does not."""
+    system = case.build().eval()
+    dog, cat = (system.region_classes.index(name) for name in ("dog", "cat"))
+
+    def detect(batch):
+        chance = torch.zeros(1, 2, len(system.region_classes))
+        chance[0, 0, dog], chance[0, 1, cat] = 0.75, 0.5
+        box_IR4 = torch.tensor([[[0.25, 0.5, 0.75, 0.625], [0.0, 0.0, 1.0, 1.0]]])
+        return Regions(box_IR4, torch.ones(1, 2, dtype=torch.bool), None, chance)
+
+    monkeypatch.setattr(system, "detect", detect)
+    case.samples = {1: replace(sample(1), key="139", boxes=(), labels={"category_ids": {"dog": 18}})}
+    (batch,) = batches(case, [1])
+    found = DetectionTask(DetectionTask.Config(), system, TOKENIZER).evaluate([batch])
+    assert found.predictions == [
+        {"image_id": 139, "category_id": 18, "category": "dog", "bbox": [12.0, 32.0, 24.0, 8.0], "score": 0.75},
+        {"image_id": 139, "category_id": None, "category": "cat", "bbox": [0.0, 0.0, 48.0, 64.0], "score": 0.5},
+    ]
+    case.samples[1] = replace(case.samples[1], images=(b"no picture",))
+    assert DetectionTask(DetectionTask.Config(), system, TOKENIZER).evaluate(batches(case, [1])).predictions == []
+
+
+@pytest.mark.parametrize(
+    ("key", "number"), [("139", 139), ("0", 0), ("007", "007"), ("cats/1.jpg", "cats/1.jpg"), ("²", "²"), ("٣", "٣")]
+)
+def test_a_picture_s_number_is_written_as_one(key, number):
+    assert image_id(key) == number
+
+
 def test_a_class_that_training_never_met_counts_as_missed(case):
     system = case.build().eval()
     case.samples = [replace(sample(0), boxes=tuple(box._replace(name="zebra") for box in sample(0).boxes))]
@@ -78,17 +109,19 @@ def test_captioning_by_hand(case, monkeypatch):
     def decode(batch, most, beam):
         assert (most, beam) == (40, 5)
         of = {at: s for s, at in zip(batch.samples, batch.image_of_BN[:, 0].tolist(), strict=True)}
-        said = [of[i].texts[1] if of[i].key != "sample-2" else "there is a dog" for i in range(len(of))]
+        said = [of[i].texts[1] if of[i].key != "139" else "there is a dog" for i in range(len(of))]
         return [TOKENIZER.encode(text, 40).ids[1:-1] for text in said]
 
     monkeypatch.setattr(system, "decode", decode)
+    case.samples = [replace(case.samples[i], key="139") if i == 2 else case.samples[i] for i in range(6)]
     task = CaptionTask(CaptionTask.Config(), system, TOKENIZER)
     whole, parts = (task.evaluate(batches(case, *groups)) for groups in ([range(6)], [[0, 1], [2, 3, 4], [5]]))
     assert whole == parts
     assert whole.metrics["exact"] == pytest.approx(100 * 5 / 6)
     assert whole.metrics["CIDEr"] == pytest.approx(100 * sum(10 * item["scores"]["cider/10"] for item in whole.items) / 6)
     assert 0 < whole.metrics["BLEU-4"] < 100
-    assert whole.predictions[2] == {"image_id": "sample-2", "caption": "there is a dog"}
+    assert whole.predictions[2] == {"image_id": 139, "caption": "there is a dog"}
+    assert whole.predictions[3]["image_id"] == "sample-3"
     json.dumps([whole.metrics, whole.items, whole.predictions], allow_nan=False)
     assert task.evaluate([]).metrics == {}
 
@@ -128,3 +161,11 @@ def test_systems_that_cannot_are_refused_and_named():
     task = DetectionTask(finetuning_detection(Case("detector").recipe).task, Case("detector").build(), TOKENIZER)
     with pytest.raises(UserError, match="learns to detect by pre-training"):
         task(None)
+
+
+def test_detection_is_not_trained_without_boxes(case):
+    config = DetectionTask.Config()
+    bare = [replace(case.samples[i], boxes=()) for i in range(6)]
+    with pytest.raises(UserError, match=r"^detection learns from boxes, and the training data have none$"):
+        DetectionTask.prepare(config, [bare], TOKENIZER)
+    assert DetectionTask.prepare(config, [bare, [*bare, case.samples[0]]], TOKENIZER) == config

@@ -1,6 +1,7 @@
 """Every pair is scored as if alone, ranks say what they should, and fine-tuning learns to find."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,10 +145,34 @@ def test_towers_give_the_same_as_pairs_where_both_are_products():
     assert [item["rank"] for item in a.items] == [item["rank"] for item in b.items]
 
 
+@pytest.mark.parametrize("system", [Toy, TwoTowers])
+def test_a_picture_is_in_the_gallery_once_whatever_the_batches(system):
+    torch.manual_seed(0)
+    task = Retrieval(Retrieval.Config(), system(), TOKENIZER)
+    one, two = (replace(sample, texts=sample.texts[:1]) for sample in samples(2))
+    again, three = replace(one, key="k0@de", texts=("dark",), language="de"), Sample("k2", (b"last",), ("bright",))
+    apart = task.evaluate([collated([one, two]), collated([again], first=2), collated([three], first=3)])
+    told = [(item["type"], item["key"]) for item in apart.items]
+    assert told[:3] == [("image_to_text", key) for key in ("k0", "k1", "k2")]
+    assert told[3:] == [("text_to_image", key) for key in ("k0#0", "k1#0", "k0#1", "k2#0")]
+    together = task.evaluate([collated([one, two, again]), collated([three], first=3)])
+    assert apart.metrics == together.metrics
+    assert [item["rank"] for item in apart.items] == [item["rank"] for item in together.items]
+
+
 def test_folds_are_reported_beside_the_whole():
     metrics = Retrieval(Retrieval.Config(folds=3), Toy(), TOKENIZER).evaluate([collated(samples())]).metrics
     assert metrics["3 folds/img_r1"] >= metrics["img_r1"]
     assert {"txt_r1", "img_r10", "r_mean", "rsum", "3 folds/rsum"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("system", [Toy, TwoTowers])
+def test_every_fold_has_a_picture(system):
+    few = [collated(samples(4))]
+    metrics = Retrieval(Retrieval.Config(folds=4), system(), TOKENIZER).evaluate(few).metrics
+    assert metrics["4 folds/rsum"] == 600, "each picture alone with its texts"
+    with pytest.raises(UserError, match=r"task\.folds=5: pictures in the gallery: 4; set at most so many"):
+        Retrieval(Retrieval.Config(folds=5), system(), TOKENIZER).evaluate(few)
 
 
 def test_a_group_is_the_own_text_and_those_of_others():

@@ -15,6 +15,7 @@ from diptych.data.picture import decode_sample
 from diptych.data.vcr import VCR
 from diptych.data.vcr_jsonl import VCRJsonl
 from diptych.draw import Draw
+from diptych.load import Model
 from diptych.tasks.vcr import VCRTask, by_group, finetuning, questions
 from diptych.text import tokenizer as vocabulary
 
@@ -180,6 +181,24 @@ def test_any_number_of_answers_without_rationales(tmp_path):
     assert terms["answer"].sum.item() == pytest.approx(by_hand, rel=1e-5)
     evaluation = judged.evaluate([batch])
     assert evaluation.metrics.keys() == {"Q->A"} and "answer_2" not in evaluation.predictions[1]
+
+
+def test_a_question_is_asked_with_its_answers_between_bars(samples, monkeypatch):
+    judged = task()
+    model = Model(judged, TOKENIZER, RECIPE, {"system": "vilt", "task": "vcr"}, Path("none"))
+    (milk,) = TOKENIZER.ids_of("milk")
+    told(judged, monkeypatch, lambda ids: float(milk in ids[ids.index(TOKENIZER.sep_id) :]))
+    reply = model.ask(samples[0].images[0], "what is milk? | water | tea | milk")
+    assert reply.verb == "choose"
+    assert [guess.text for guess in reply.guesses] == ["milk", "water", "tea"]
+    assert [guess.probability for guess in reply.guesses] == pytest.approx(torch.tensor([1.0, 0, 0]).softmax(0).tolist())
+    assert len(reply.look.weight_V) > 1
+    for text in ("what is milk?", "what is milk? | water"):
+        with pytest.raises(UserError, match="write a question and the answers to choose from"):
+            model.ask(samples[0].images[0], text)
+    other = Model(judged.system, TOKENIZER, FOUND.recipe, {"system": "vilt"}, Path("none"))
+    with pytest.raises(UserError, match="cannot choose between answers to a question; `diptych finetune vcr --from none`"):
+        other.choose_answer(samples[0].images[0], "what is milk?", ["water", "tea"])
 
 
 def test_there_must_be_something_to_learn(samples):
