@@ -210,6 +210,7 @@ def test_a_meant_box_must_lie_in_the_picture_if_not_wholly(phrases, bbox, is_rig
         ({"right": "eat."}, "'right' is 'eat.', which is none of the answers; did you mean 'Eat.'"),
         ({"right": True}, "'right' must be a text"),
         ({"answers": ["Eat."]}, "'answers' must be two or more"),
+        ({"answers": ["Run.", "Eat.", "Eat. "], "right": 0}, "'Eat.' stands twice among the 'answers'"),
     ],
 )
 def test_own_choices(tmp_path, change, said):
