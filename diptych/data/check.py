@@ -349,7 +349,9 @@ def _missing_splits(report: Report) -> Iterator[tuple[str, Problem]]:
     for reader, held in report.held.items():
         for split, lost in (("train", "nothing can be trained on it"), ("val", "no score is taken after fine-tuning")):
             if held and split not in held:
-                yield reader, Problem("missing splits", f"{report.name} ({reader}): no split '{split}', so {lost}", is_fatal=False)
+                near = nearest(split, held).replace("valid:", "found:")
+                said = f"{report.name} ({reader}): no split '{split}', so {lost}{near}"
+                yield reader, Problem("missing splits", said, is_fatal=False)
 
 
 # ------------------------------------------------------------------------------------------------------- telling

@@ -155,6 +155,7 @@ def test_what_cannot_be_trained_on_is_not_recommended_for_it(mine: Path, capsys:
     assert cli.call(["data", "check", str(mine)]) == 0
     said = capsys.readouterr().out
     assert "ready with warnings to evaluate on, not to train on: pretrain, retrieval" in said and "next:" not in said
+    assert "no split 'train', so nothing can be trained on it; did you mean 'trian'?" in said
 
 
 LONE = {"text": "a dog", "box": [2, 2, 9, 9]}
