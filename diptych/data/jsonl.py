@@ -232,6 +232,14 @@ class Jsonl:
             for line in lines
             if cls.answer not in line.sample.labels
         ]
+        tables = cls._tables(root)
+        problems += [
+            Problem(
+                "files that are not read", f"{path}: {tables[0].name} is named like a split, so only such are read", is_fatal=False
+            )
+            for path in cls._of_layout(root)
+            if path not in tables
+        ]
         return {split: cls(root, split, None, its) for split, its in by_split(lines).items()}, problems
 
     def __init__(self, root: Path, split: str, limit: int | None, lines: Sequence[Asked]):

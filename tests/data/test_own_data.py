@@ -221,6 +221,9 @@ def test_files_named_like_splits(root: Path):
     with pytest.raises(UserError, match="no split 'test'; valid: all, train, val"):
         VQAJsonl.open(root, "test")
     assert samples(Folder.open(root, "all"))[0].texts == ("a dog",), "captions may lie beside questions"
+    jsonl(root / "validation.jsonl", {"image": "a.jpg", "question": "?", "answer": "yes"})
+    said = f"{root}/validation.jsonl: train.jsonl is named like a split, so only such are read"
+    assert [(problem.said, problem.is_fatal) for problem in VQAJsonl.survey(root)[1]] == [(said, False)]
 
 
 @pytest.mark.parametrize(
