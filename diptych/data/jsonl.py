@@ -275,7 +275,7 @@ class Jsonl:
         for table in tables:
             split = table.stem if root.is_dir() and table.stem in files.HASHED else ""
             for number, fields in files.json_lines(table, problems):
-                named = fields.get(cls.number, f"{table.stem}:{number}")
+                named = f"{table.stem}:{number}" if (given := fields.get(cls.number)) is None else given
                 try:
                     lines.append(cls.line(Row(f"{table}:{number}", fields, table.parent, split, named)))
                 except UserError as error:

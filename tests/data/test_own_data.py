@@ -212,6 +212,13 @@ def test_few_answers_stand_for_ten_annotators(root: Path):
     assert [problem.said for problem in VQAJsonl.survey(path)[1]] == [f"{path}:3: no answer"]
 
 
+def test_an_empty_id_is_none_and_a_folder_no_picture(root: Path):
+    about = {"image": "a.jpg", "question": "?", "answer": "yes", "question_id": None}
+    assert [s.key for s in samples(VQAJsonl.open(jsonl(root / "q.jsonl", about, about), "all"))] == ["q:1", "q:2"]
+    with pytest.raises(UserError, match=r"q.jsonl:2: no picture .*/cats$"):
+        VQAJsonl.open(jsonl(root / "q.jsonl", about, {**about, "image": "cats"}), "all")
+
+
 def test_files_named_like_splits(root: Path):
     for split in ("train", "val"):
         jsonl(root / f"{split}.jsonl", {"image": "a.jpg", "question": split, "answer": "yes"})
