@@ -450,9 +450,11 @@ def _reader_classes(spec: Spec, root: Path, purpose: str | tuple[str, ...] | Non
         return able
     others = [name for name in known if name not in fit and _reader_class(name).recognises(root)]
     instead = "".join(f"; {name} can read it, for {', '.join(known[name].purposes)}" for name in others)
-    raise UserError(
-        f"--data {spec.text}: nothing {f'for {asked}' if purposes else 'known'} in it (found {found}); {looked_for}{instead}"
+    near = "".join(
+        f"; {said}" for name in fit if (cls := _reader_class(name)) and hasattr(cls, "lacks") and (said := cls.lacks(root))
     )
+    what = f"for {asked}" if purposes else "known"
+    raise UserError(f"--data {spec.text}: nothing {what} in it (found {found}); {looked_for}{near}{instead}")
 
 
 def _reader_class(name: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from diptych.cli.work import AsJson, Settings, put, resolved, work
 
 if TYPE_CHECKING:
-    from diptych.contracts import Reader
+    from diptych.contracts import Reader, Tokenizer
     from diptych.data.clean import Align
 
 app = typer.Typer(help="Make, check and look at data.", no_args_is_help=True)
@@ -84,18 +85,19 @@ def data_check(
             raise UserError(f"--against {against[0]}: with --clean {' or '.join(cleaner.RULES)}")
         recipe = resolved(find.system("vilt:tiny").recipe, None, settings)
         words = tokenizer.load(recipe.text.vocab)
-        reports = [check.check(place, *find.recognised(place), words, recipe, split, everything) for place in places]
+        refusal = partial(_refusal, words)
+        reports = [check.check(place, *find.recognised(place), words, recipe, split, everything, refusal) for place in places]
         told, said = [], []
         for report in reports:
-            command = _command(report.name, report.usable, settings)
-            told.append({**report.as_json(), "next": command if report.trains else None})
+            command = _command(report.name, report.trainable, settings)
+            told.append({**report.as_json(), "next": command if report.trainable else None})
             said += check.lines(report)
             if cleaning:
                 counts = _cleaned(report.name, split, cleaning, against or [])
                 told[-1]["cleaned"] = {"rules": clean, "thresholds": cleaning.model_dump(), **counts}
                 said += cleaner.said(counts, clean)
             said += [f"{report.name}: {report.verdict}"] if report.usable else []
-            said += [f"next: {command}"] if report.usable and report.trains else []
+            said += [f"next: {command}"] if report.trainable else []
         say({"usable": all(report.usable for report in reports), "data": told}, *said)
     if unusable := [f"{report.name}: {report.verdict}" for report in reports if not report.usable]:
         raise UserError("; ".join(unusable))
@@ -123,11 +125,26 @@ def data_show(
         say({"data": place, "split": shown, "readers": [*readers], "page": str(out)}, f"page: {out}")
 
 
-def _command(place: str, usable: list[str], settings: list[str] | None) -> str:
+def _refusal(words: Tokenizer, purpose: str, readers: Sequence[Reader]) -> str:
+    """What fine-tuning says to training data that it does not begin with; nothing where it begins, or is no task's."""
+    from diptych import find
+    from diptych.config import UserError
+
+    if purpose not in find.catalogue("tasks"):
+        return ""
+    task = find.task_class(purpose)
+    try:
+        task.prepare(task.Config(), readers, words)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _command(place: str, trainable: list[str], settings: list[str] | None) -> str:
     """What to type after a check."""
     import shlex
 
-    verb = next((verb for purpose, verb in NEXT.items() if purpose in usable), "data check")
+    verb = next((verb for purpose, verb in NEXT.items() if purpose in trainable), "data check")
     data = [place] if verb == "data check" else ["--data", place]
     return shlex.join(["diptych", *verb.split(), *data, *(word for setting in settings or [] for word in ("--set", setting))])
 

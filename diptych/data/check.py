@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -79,6 +79,7 @@ class Report:
     purposes: dict[str, tuple[str, ...]]  # of each reader
     recipe: Recipe
     held: dict[str, dict[str, Held]] = field(default_factory=dict)  # reader -> split -> numbers
+    refused: set[str] = field(default_factory=set)  # purposes that fine-tuning finds nothing to learn for
     asking: set[str] = field(default_factory=set)  # readers whose texts are questions
     problems: list[tuple[str, Problem]] = field(default_factory=list)  # with the reader they keep from being used; "": all
     pictures: dict[str, set[str]] = field(default_factory=dict)  # path -> splits
@@ -99,9 +100,10 @@ class Report:
         return sorted(fit)
 
     @property
-    def trains(self) -> bool:
-        """Whether there is anything to train on, not only to be asked about."""
-        return any("train" in held for held in self.held.values())
+    def trainable(self) -> list[str]:
+        """Those of them that there is anything to train on for, not only to be asked about."""
+        served = {p for reader, purposes in self.purposes.items() if "train" in self.held.get(reader, {}) for p in purposes}
+        return [purpose for purpose in self.usable if purpose in served - self.refused]
 
     @property
     def verdict(self) -> str:
@@ -111,8 +113,10 @@ class Report:
             return f"not usable: {fatal or 'nothing in it'}"
         rest = sorted({purpose for purposes in self.purposes.values() for purpose in purposes} - set(self.usable))
         barred = f"; not for {', '.join(rest)}: {fatal}" if rest else ""
-        fit = "for" if self.trains else "to evaluate on, not to train on:"
-        return f"ready{' with warnings' * bool(self.problems)} {fit} {', '.join(self.usable)}{barred}"
+        asked = [purpose for purpose in self.usable if purpose not in self.trainable]
+        fit = {"for": self.trainable, "to evaluate on, not to train on:": asked}
+        told = "; ".join(f"{what} {', '.join(purposes)}" for what, purposes in fit.items() if purposes)
+        return f"ready{' with warnings' * bool(self.problems)} {told}{barred}"
 
     @property
     def kinds(self) -> dict[tuple[str, bool], list[str]]:
@@ -171,8 +175,12 @@ def check(
     recipe: Recipe,
     split: str = "",
     everything: bool = False,
+    refusal: Callable[[str, Sequence[Reader]], str] = lambda purpose, readers: "",
 ) -> Report:
-    """Look at what `classes`, the readers that recognised `root`, find there; at one split or at all."""
+    """Look at what `classes`, the readers that recognised `root`, find there; at one split or at all.
+
+    refusal: what fine-tuning for a purpose would say to its training data before it began, if it would.
+    """
     report = Report(name, {reader: tuple(sorted(cls.purposes)) for reader, cls in classes.items()}, recipe)
     opened = []
     for reader_name, cls in classes.items():
@@ -209,6 +217,11 @@ def check(
     report.problems += [("", problem) for problem in (*_unreadable(report, looked), *_twins(report, looked), *_of_texts(report))]
     if not split:
         report.problems += [(reader, problem) for reader, problem in _missing_splits(report)]
+    for purpose in report.trainable:
+        said = refusal(purpose, [reader for name, of, reader in opened if of == "train" and purpose in report.purposes[name]])
+        if said:
+            report.refused.add(purpose)
+            report.problems.append(("", Problem("nothing to learn", f"{report.name}: {said}", is_fatal=False)))
     return report
 
 
@@ -336,7 +349,9 @@ def _missing_splits(report: Report) -> Iterator[tuple[str, Problem]]:
     for reader, held in report.held.items():
         for split, lost in (("train", "nothing can be trained on it"), ("val", "no score is taken after fine-tuning")):
             if held and split not in held:
-                yield reader, Problem("missing splits", f"{report.name} ({reader}): no split '{split}', so {lost}", is_fatal=False)
+                near = nearest(split, held).replace("valid:", "found:")
+                said = f"{report.name} ({reader}): no split '{split}', so {lost}{near}"
+                yield reader, Problem("missing splits", said, is_fatal=False)
 
 
 # ------------------------------------------------------------------------------------------------------- telling

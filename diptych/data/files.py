@@ -108,10 +108,16 @@ def absent(root: Path, names: Iterable[str]) -> set[str]:
     for name in names:
         folder, _, last = f"{root}/{name}".rpartition("/")
         if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            listed[folder] = _within(folder) if os.path.isdir(folder) else set()
         if last not in listed[folder] and not _is_file(root / name):  # for absolute paths and "..", or where case is lost
             gone.add(name)
     return gone
+
+
+def _within(folder: str) -> set[str]:
+    """The names of what lies in a folder but folders; links are not followed, for that would ask file by file."""
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
 
 
 def _is_file(path: Path) -> bool:

@@ -21,7 +21,8 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from difflib import get_close_matches
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -119,9 +120,15 @@ class Row:
     split: str  # of the file's name, or ""
     number: Any  # what names the line in predictions
 
+    def has(self, name: str) -> bool:
+        """Whether a field is there. One that is misspelt is not taken for none."""
+        if near := "" if name in self.fields else _misspelt(name, tuple(self.fields)):
+            raise UserError(f"{self.where}: no '{name}' here; did you mean '{near}'?")
+        return name in self.fields
+
     def __contains__(self, name: str) -> bool:
         """Whether a field is there and holds something."""
-        return self.fields.get(name) is not None
+        return self.has(name) and self.fields[name] is not None
 
     def given(self, name: str) -> Any:
         if name not in self.fields:
@@ -169,8 +176,20 @@ class Row:
         return str(value).strip()
 
 
+@cache  # the lines of a file are alike
+def _misspelt(name: str, there: tuple[str, ...]) -> str:
+    """What is one or two letters from a name: `bbox` from `box`, but not `answer_type` from `answer`."""
+    return next(iter(get_close_matches(name, there, n=1, cutoff=0.8)), "")
+
+
 def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _files(root: Path) -> list[Path]:
+    """The .jsonl file itself, or those of a folder."""
+    found = [root] if root.suffix == ".jsonl" and root.is_file() else sorted(root.glob("*.jsonl"))
+    return [path for path in found if path.is_file()]
 
 
 class Jsonl:
@@ -189,6 +208,16 @@ class Jsonl:
         return bool(cls._tables(root))
 
     @classmethod
+    def lacks(cls, root: Path) -> str:
+        """The one field that keeps a file from being of this layout, said to whoever asks for it; or nothing."""
+        for path in _files(root):
+            there = keys(path)
+            if there and len(absent := cls.marks - there) == 1:
+                (field,) = absent
+                return f"{path}: no '{field}' in its first line{nearest(field, there).replace('valid:', 'found:')}"
+        return ""
+
+    @classmethod
     def open(cls, root: Path, split: str, limit: int | None = None) -> Jsonl:
         lines, problems = cls._read(root)
         files.refuse(problems)
@@ -202,6 +231,14 @@ class Jsonl:
             Problem("questions without an answer", f"{line.where}: no {cls.answer}", is_fatal=False)
             for line in lines
             if cls.answer not in line.sample.labels
+        ]
+        tables = cls._tables(root)
+        problems += [
+            Problem(
+                "files that are not read", f"{path}: {tables[0].name} is named like a split, so only such are read", is_fatal=False
+            )
+            for path in cls._of_layout(root)
+            if path not in tables
         ]
         return {split: cls(root, split, None, its) for split, its in by_split(lines).items()}, problems
 
@@ -222,9 +259,12 @@ class Jsonl:
     @classmethod
     def _tables(cls, root: Path) -> list[Path]:
         """The file itself, or a folder's files of this layout; where one of them is named like a split, only such."""
-        found = [root] if root.is_file() and root.suffix == ".jsonl" else sorted(root.glob("*.jsonl"))
-        found = [path for path in found if path.is_file() and cls.marks <= (there := keys(path)) and not cls.unlike & there]
+        found = cls._of_layout(root)
         return [path for path in found if path.stem in files.HASHED and root.is_dir()] or found
+
+    @classmethod
+    def _of_layout(cls, root: Path) -> list[Path]:
+        return [path for path in _files(root) if cls.marks <= (there := keys(path)) and not cls.unlike & there]
 
     @classmethod
     def _read(cls, root: Path) -> tuple[list[Asked], list[Problem]]:
@@ -235,7 +275,7 @@ class Jsonl:
         for table in tables:
             split = table.stem if root.is_dir() and table.stem in files.HASHED else ""
             for number, fields in files.json_lines(table, problems):
-                named = fields.get(cls.number, f"{table.stem}:{number}")
+                named = f"{table.stem}:{number}" if (given := fields.get(cls.number)) is None else given
                 try:
                     lines.append(cls.line(Row(f"{table}:{number}", fields, table.parent, split, named)))
                 except UserError as error:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import pickle
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ _REF = {
     **dict.fromkeys(("ref_id", "ann_id", "image_id"), int),
     **{"split": str, "sentences": [{"sent": str, "sent_id": int}], "kind?": str, "group?": int | str},
 }
+_IMAGE = {"id": int, "file_name": str, "width?": NUMBER, "height?": NUMBER}
 _INSTANCE = {"id": int, "image_id": int, "category_id": int, "bbox": (NUMBER,) * 4}
 
 
@@ -75,8 +77,9 @@ class RefCOCO:
         instances = files.needed(_NAME, path.parent, ("instances.json",))
         self._files, self._settings, self._refs = [path, instances], (split, limit), refs
         wanted = {ref.image for ref in refs}
-        shape = {"id": int, "file_name": str}
-        self._image = {i["id"]: i["file_name"] for i in files.elements(instances, "images", of=shape) if i["id"] in wanted}
+        images = [i for i in files.elements(instances, "images", of=_IMAGE) if i["id"] in wanted]
+        self._image = {i["id"]: i["file_name"] for i in images}
+        size_of = {i["id"]: (i.get("width") or inf, i.get("height") or inf) for i in images}
         name_of = {c["id"]: c["name"] for c in files.elements(instances, "categories", of={"id": int, "name": str})}
         self._boxes: dict[int, dict[int, Box]] = {}
         for one in files.elements(instances, "annotations", of=_INSTANCE):
@@ -89,6 +92,9 @@ class RefCOCO:
                 raise UserError(f"{instances}: no picture {ref.image}, which ref {ref.number} of {path.name} is about")
             if ref.annotation not in self._boxes.get(ref.image, {}):
                 raise UserError(f"{instances}: no box {ref.annotation} in picture {ref.image}, which ref {ref.number} means")
+            if not _is_seen(self._boxes[ref.image][ref.annotation], *size_of[ref.image]):
+                meant = f"annotation {ref.annotation}, which ref {ref.number} means"
+                raise UserError(f"{instances}: 'bbox' of {meant}, must be x y width height, above 0 and in picture {ref.image}")
         self._folder = files.picture_folder(_NAME, root, _PICTURES, self._image[refs[0].image])
 
     def __len__(self) -> int:
@@ -114,6 +120,15 @@ class RefCOCO:
     @cached_property
     def fingerprint(self) -> str:
         return files.digest(self._files, *self._settings)
+
+
+def _is_seen(box: Box, width: float, height: float) -> bool:
+    """Whether any of it lies in the picture.
+
+    Asked only of what is meant: published boxes overhang a little, and a few that no phrase means have no height.
+    """
+    x1, y1, x2, y2 = box.xyxy
+    return max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)
 
 
 def _pickle(root: Path) -> Path | None:

@@ -26,6 +26,9 @@ class VCRJsonl(Jsonl):
         answers = row.texts("answers")
         if len(answers) < 2:
             raise UserError(f"{row.where}: 'answers' must be two or more to choose from, not {len(answers)}")
+        if len(set(answers)) < len(answers):
+            twice = next(answer for answer in answers if answers.count(answer) > 1)
+            raise UserError(f"{row.where}: '{twice}' stands twice among the 'answers', so that none of the two is right alone")
         labels: dict[str, object] = {"choices": tuple(answers)}
         if "right" in row:
             right = _place(row, answers)

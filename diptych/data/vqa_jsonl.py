@@ -28,7 +28,7 @@ class VQAJsonl(Jsonl):
     @staticmethod
     def line(row: Row) -> Asked:
         image, question = row.text("image"), row.text("question")
-        answers = row.texts("answers") if "answers" in row.fields else [row.text("answer")] if "answer" in row.fields else []
+        answers = row.texts("answers") if "answers" in row.fields else [row.text("answer")] if row.has("answer") else []
         labels: dict[str, Any] = {"question_type": str(row.fields.get("question_type") or "")}
         if answers := [normalised(answer) or answer for answer in answers]:
             labels |= {"answer": Counter(answers).most_common(1)[0][0], "answers": ten(answers)}

@@ -115,12 +115,12 @@ class REC(Task):
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
         """Refuses data that leave nothing to choose."""
-        first = [reader[i] for reader in readers for i in range(min(len(reader), 100))]
-        if not any("right" in sample.labels for sample in first):
-            raise UserError("rec learns from phrases whose box is known, and the first of these have none")
-        if config.candidates == "given" and all(len(sample.boxes) < 2 for sample in first):
+        choices = [len(s.boxes) for reader in readers for s in (reader[i] for i in range(len(reader))) if "right" in s.labels]
+        if not choices:
+            raise UserError("rec learns from phrases whose box is known, and the training data have none")
+        if config.candidates == "given" and max(choices) < 2:
             raise UserError(
-                "task.candidates=given: the first pictures have one box each, so there is nothing to choose from;"
+                "task.candidates=given: the pictures have one box each, so there is nothing to choose from;"
                 " --set task.candidates=windows chooses from boxes laid over the picture"
             )
         return config

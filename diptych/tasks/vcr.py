@@ -81,8 +81,8 @@ class VCRTask(Task):
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
-        if not any("right" in reader[0].labels for reader in readers):
-            raise UserError("vcr learns from questions whose right answer is known, and the first of these has none")
+        if not any("right" in reader[i].labels for reader in readers for i in range(len(reader))):
+            raise UserError("vcr learns from questions whose right answer is known, and the training data have none")
         return config
 
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):

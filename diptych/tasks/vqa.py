@@ -70,6 +70,10 @@ class VQA(Task):
         )
         if not count:
             raise UserError(f"none of the {asked} training questions has an answer to learn from")
+        if not any(count):
+            raise UserError(
+                f"all answers of the {asked} training questions are articles or punctuation, which the score leaves out"
+            )
         answers = tuple(sorted((answer for answer, n in count.items() if n >= floor and answer), key=lambda a: (-count[a], a)))
         if not answers:
             raise UserError(f"task.min_count={floor}: no answer of the {asked} training questions was given so often; lower it")

@@ -155,3 +155,29 @@ def test_what_cannot_be_trained_on_is_not_recommended_for_it(mine: Path, capsys:
     assert cli.call(["data", "check", str(mine)]) == 0
     said = capsys.readouterr().out
     assert "ready with warnings to evaluate on, not to train on: pretrain, retrieval" in said and "next:" not in said
+    assert "no split 'train', so nothing can be trained on it; did you mean 'trian'?" in said
+
+
+LONE = {"text": "a dog", "box": [2, 2, 9, 9]}
+ASKED = {"question": "a dog?"}
+REFUSED = {  # what fine-tuning has nothing to learn from -> what it says
+    "rec: one box a picture": ([LONE] * 3, "nothing to choose from; --set task.candidates=windows"),
+    "rec: no box": ([{**LONE, "box": None}] * 3, "rec learns from phrases whose box is known"),
+    "vcr: nothing right": ([{**ASKED, "answers": ["a", "b"], "right": None}] * 3, "vcr learns from questions whose right answer"),
+    "vqa: no answer": ([ASKED] * 3, "none of the 3 training questions has an answer"),
+    "vqa: no word": ([{**ASKED, "answer": "the"}] * 3, "all answers of the 3 training questions are articles or punctuation"),
+}
+
+
+@pytest.mark.parametrize(("rows", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_fine_tuning_refuses_is_not_recommended(rows: list[dict], said: str, mine: Path, capsys: pytest.CaptureFixture[str]):
+    path = mine / "asked.jsonl"
+    path.write_text("".join(json.dumps({"image": f"{n}.png", "split": "train", **row}) + "\n" for n, row in enumerate(rows)))
+    assert cli.call(["data", "check", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"warning: nothing to learn: {path}: " in shown and said in shown
+    assert "to evaluate on, not to train on: " in shown and "next:" not in shown
+    assert cli.call(["data", "check", str(mine)]) == 0
+    shown = capsys.readouterr().out
+    assert "ready with warnings for pretrain, retrieval; to evaluate on, not to train on: " in shown
+    assert f"next: diptych pretrain vilt:tiny --data {mine}" in shown

@@ -173,6 +173,33 @@ def test_refs_that_do_not_fit(phrases):
         RefCOCO.open(phrases, "val")
 
 
+@pytest.mark.parametrize(
+    ("bbox", "is_right"),
+    [
+        ([40, 6, 9, 27], True),
+        ([-2, -1, 9, 9], True),
+        ([4, 6, 0, 9], False),
+        ([4, 6, 9, -9], False),
+        ([48, 6, 9, 9], False),
+        ([4, -9, 9, 9], False),
+    ],
+)
+def test_a_meant_box_must_lie_in_the_picture_if_not_wholly(phrases, bbox, is_right):
+    path = phrases / "instances.json"
+    told = json.loads(path.read_text())
+    told["annotations"][1]["bbox"] = bbox
+    path.write_text(json.dumps(told))
+    if is_right:
+        RefCOCO.open(phrases, "val")
+    else:
+        with pytest.raises(
+            UserError, match=r"instances\.json: 'bbox' of annotation 91, which ref 1 means, must be x y width height"
+        ):
+            RefCOCO.open(phrases, "val")
+    with_refs(phrases, lambda refs: refs.pop(1))
+    RefCOCO.open(phrases, "val")  # which no phrase means
+
+
 # ------------------------------------------------------------------------------------------------------ own data
 
 
@@ -183,6 +210,7 @@ def test_refs_that_do_not_fit(phrases):
         ({"right": "eat."}, "'right' is 'eat.', which is none of the answers; did you mean 'Eat.'"),
         ({"right": True}, "'right' must be a text"),
         ({"answers": ["Eat."]}, "'answers' must be two or more"),
+        ({"answers": ["Run.", "Eat.", "Eat. "], "right": 0}, "'Eat.' stands twice among the 'answers'"),
     ],
 )
 def test_own_choices(tmp_path, change, said):
@@ -202,7 +230,11 @@ def test_own_choices(tmp_path, change, said):
         ([-1, 4, 4, 9], "'box' must be x1 y1 x2 y2 in pixels"),
         ([4, 4, 9], "'box' must be a list of 4"),
         (["4", 4, 5, 9], "'box' must be a number"),
-        ([48, 4, 60, 9], r"the box 48, 4, 60, 9 lies outside the picture, which has 48 x 32 pixels"),
+        ([0.1, 0.1, 0.5, 0.5], r"'box' must be x1 y1 x2 y2 in pixels \(no fractions of the picture\)"),
+        ([4, 4, 9, 4.5], "'box' must be x1 y1 x2 y2 in pixels"),
+        ([48, 4, 49, 9], r"the box 48, 4, 49, 9 reaches out of the picture, which has 48 x 32 pixels"),
+        ([2, 2, 6000, 9], r"the box 2, 2, 6000, 9 reaches out of the picture"),
+        ([2, 2, 9, 33.5], r"the box 2, 2, 9, 33.5 reaches out of the picture"),
     ],
 )
 def test_own_boxes(tmp_path, box, said):
@@ -213,7 +245,24 @@ def test_own_boxes(tmp_path, box, said):
     rows[1]["box"] = box
     write(tmp_path / "phrases.jsonl", rows)
     with pytest.raises(UserError, match=rf"phrases\.jsonl:2: {said}"):
-        RECJsonl.open(tmp_path, "all")[1]
+        RECJsonl.open(tmp_path, "all")
+
+
+def test_all_boxes_outside_are_told_at_once_and_rounding_is_none(tmp_path):
+    rec_jsonl.example(tmp_path)
+    rows = lines(tmp_path / "phrases.jsonl")
+    rows[0]["box"] = [0, 0, 48.6, 33]
+    rows[1]["box"], rows[3]["box"] = [2, 2, 60, 9], [2, 2, 9, 60]
+    write(tmp_path / "phrases.jsonl", rows)
+    problems = RECJsonl.survey(tmp_path)[1]
+    assert [problem.said.removeprefix(f"{tmp_path}/").partition(": ")[0] for problem in problems] == [
+        "phrases.jsonl:2",
+        "phrases.jsonl:4",
+    ]
+    with pytest.raises(UserError, match=r"phrases\.jsonl:2: .* \(and 1 more; `diptych data check` lists them\)"):
+        RECJsonl.open(tmp_path, "train")
+    (tmp_path / "cats/kit.jpg").write_bytes(b"")
+    assert len(RECJsonl.survey(tmp_path)[1]) == 1, "what is broken is told elsewhere"
 
 
 def test_a_phrase_without_a_box_can_be_asked(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diptych import find
 from diptych.config import UserError
 from diptych.data import files, karpathy
 from diptych.data.folder import Folder
@@ -220,6 +221,13 @@ def test_whoever_says_an_answer_of_ones_own_is_right(answer: str, root: Path):
     assert accuracy(answer, sample.labels["answers"]) == 1
 
 
+def test_an_empty_id_is_none_and_a_folder_no_picture(root: Path):
+    about = {"image": "a.jpg", "question": "?", "answer": "yes", "question_id": None}
+    assert [s.key for s in samples(VQAJsonl.open(jsonl(root / "q.jsonl", about, about), "all"))] == ["q:1", "q:2"]
+    with pytest.raises(UserError, match=r"q.jsonl:2: no picture .*/cats$"):
+        VQAJsonl.open(jsonl(root / "q.jsonl", about, {**about, "image": "cats"}), "all")
+
+
 def test_files_named_like_splits(root: Path):
     for split in ("train", "val"):
         jsonl(root / f"{split}.jsonl", {"image": "a.jpg", "question": split, "answer": "yes"})
@@ -229,6 +237,9 @@ def test_files_named_like_splits(root: Path):
     with pytest.raises(UserError, match="no split 'test'; valid: all, train, val"):
         VQAJsonl.open(root, "test")
     assert samples(Folder.open(root, "all"))[0].texts == ("a dog",), "captions may lie beside questions"
+    jsonl(root / "validation.jsonl", {"image": "a.jpg", "question": "?", "answer": "yes"})
+    said = f"{root}/validation.jsonl: train.jsonl is named like a split, so only such are read"
+    assert [(problem.said, problem.is_fatal) for problem in VQAJsonl.survey(root)[1]] == [(said, False)]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +249,7 @@ def test_files_named_like_splits(root: Path):
         ('{"image": "a.jpg", "questoin": "what?"}', r"q.jsonl:2: no 'question' here; did you mean 'questoin'"),
         ('{"image": "a.jpg", "question": "what?", "answer": null}', r"q.jsonl:2: 'answer' must be a text, not null"),
         ('{"image": "a.jpg", "question": "what?", "answers": "dog"}', r"q.jsonl:2: 'answers' must be a list of texts, not \"dog\""),
+        ('{"image": "a.jpg", "question": "what?", "anwser": "dog"}', r"q.jsonl:2: no 'answer' here; did you mean 'anwser'"),
         ('{"image": "z.jpg", "question": "what?"}', r"q.jsonl:2: no picture .*z.jpg"),
         ('{"image": "a.jpg", "question": "what?", "question_id": "q:1"}', r"q.jsonl:2: q:1 is the question_id of .*q.jsonl:1, too"),
     ],
@@ -267,6 +279,35 @@ LAYOUTS = {  # first line -> who reads the file
 def test_the_keys_of_the_first_line_tell_the_layout(first: str, root: Path):
     path = jsonl(root / "mine.jsonl", first)
     assert [cls for cls in (Folder, VQAJsonl, VEJsonl, NLVR2Jsonl) if cls.recognises(path)] == [LAYOUTS[first]]
+
+
+@pytest.mark.parametrize(
+    ("purpose", "line", "said"),
+    [
+        ("rec", {"image": "a.jpg", "text": "the dog", "bbox": [1, 1, 9, 9]}, "no 'box' in its first line; did you mean 'bbox'"),
+        (
+            "vcr",
+            {"image": "a.jpg", "question": "?", "answers": ["a", "b"], "label": 0},
+            "no 'right' .*; found: answers, image, label",
+        ),
+        ("vqa", {"image": "a.jpg", "questoin": "?", "answer": "a"}, "no 'question' in its first line; did you mean 'questoin'"),
+        ("nlvr2", {"image": ["a.jpg", "a.jpg"], "text": "?", "label": True}, "no 'images' in its first line; did you mean 'image'"),
+    ],
+)
+def test_the_field_that_a_task_lacks_is_named(purpose: str, line: dict, said: str, root: Path):
+    path = jsonl(root / "mine.jsonl", line)
+    for place in (path, root):
+        with pytest.raises(UserError, match=rf"nothing for {purpose} in it .*; {path}: {said}"):
+            find.readers([str(place)], "train", purpose)
+
+
+def test_a_misspelt_label_is_not_taken_for_none(root: Path):
+    first = {**ABOUT, "label": "neutral"}
+    with pytest.raises(UserError, match=r"q.jsonl:2: no 'label' here; did you mean 'lable'"):
+        VEJsonl.open(jsonl(root / "q.jsonl", first, {**ABOUT, "lable": "neutral"}), "all")
+    assert "label" not in VEJsonl.open(jsonl(root / "q.jsonl", first, ABOUT), "all")[1].labels
+    typed = {"image": "a.jpg", "question": "what?", "answer_type": "other"}
+    assert "answer" not in VQAJsonl.open(jsonl(root / "typed.jsonl", typed), "all")[0].labels
 
 
 def test_statements_and_their_labels(root: Path):

@@ -191,6 +191,10 @@ def test_one_box_a_picture_leaves_nothing_to_choose(tmp_path):
     alone = [replace(s, boxes=(s.boxes[s.labels["right"]],), labels={**s.labels, "right": 0}) for s in samples]
     with pytest.raises(UserError, match=r"task\.candidates=windows"):
         REC.prepare(RECIPE.task, [alone], TOKENIZER)
+    silent = [replace(s, labels={}) for s in samples]
+    with pytest.raises(UserError, match="phrases whose box is known"):
+        REC.prepare(RECIPE.task, [silent], TOKENIZER)
+    assert REC.prepare(RECIPE.task, [[*silent * 30, *alone, *samples]], TOKENIZER) == RECIPE.task, "the first may have none"
     tiled = RECIPE.task.model_copy(update={"candidates": "windows"})
     assert REC.prepare(tiled, [alone], TOKENIZER) == tiled
     judged = task(candidates="windows")

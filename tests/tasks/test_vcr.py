@@ -205,4 +205,5 @@ def test_there_must_be_something_to_learn(samples):
     silent = [replace(sample, labels={"choices": sample.labels["choices"]}) for sample in samples]
     with pytest.raises(UserError, match="right answer is known"):
         VCRTask.prepare(RECIPE.task, [silent], TOKENIZER)
+    assert VCRTask.prepare(RECIPE.task, [[*silent, *samples]], TOKENIZER) == RECIPE.task, "the first may be a question alone"
     assert [len(asked.candidates) for asked in questions(silent[0])] == [4]

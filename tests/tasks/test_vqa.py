@@ -89,6 +89,8 @@ def test_answers_come_from_the_training_questions_by_count(tmp_path):
     silent = Sample("silent", texts=("why?",))
     with pytest.raises(UserError, match="none of the 1 training questions has an answer"):
         VQA.prepare(VQA.Config(), [[silent]], TOKENIZER)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="answers of the 2 training questions are articles or punctuation"):
+        VQA.prepare(VQA.Config(), [[question(0, "?", ["the"]), question(1, "?", ["A."])]], TOKENIZER)
     example(tmp_path)
     assert VQA.prepare(VQA.Config(), [VQAv2.open(tmp_path, "val")], TOKENIZER).answers == ("blue", "no", "red", "yes")
 
