@@ -90,7 +90,7 @@ def data_check(
         told, said = [], []
         for report in reports:
             command = _command(report.name, report.trainable, settings)
-            told.append({**report.as_json(), "next": command if report.trainable else None})
+            told.append({**report.as_json(), "next": command if report.trainable or not report.usable else None})
             said += check.lines(report)
             if cleaning:
                 counts = _cleaned(report.name, split, cleaning, against or [])
