@@ -233,7 +233,11 @@ def _tiles(card: Card) -> list[Tile]:
     boxes = [box for box in (card.true_box, *(one.box for one in card.said)) if box is not None]
     pictures = [_drawn(picture, boxes) for picture in card.pictures[:1]] + list(card.pictures[1:])
     said = [f"{one.system}: {one.text}{'' if one.is_right else ' (wrong)'}" for one in card.said]
-    lines = [card.question, *([f"[{card.truth}]"] if card.truth else []), *(said if not boxes else _pointed(card))]
+    lines = [
+        card.question or "which text is its own?",
+        *([f"[{card.truth}]"] if card.truth else []),
+        *(said if not boxes else _pointed(card)),
+    ]
     return [Tile(picture, "\n".join(lines) if not n else "") for n, picture in enumerate(pictures)]
 
 
