@@ -130,18 +130,7 @@ class Course:
     def stream(self, recipe: Recipe, data: Sequence[Source], model: Trainable) -> Stream:
         """As a run makes it."""
         draw = Draw(recipe.train.seed)
-        return Stream(
-            mixture=Mixture(data, draw),
-            collate=Collate(self.tokenizer, recipe.text, recipe.data, training=True),
-            label=model.label,
-            corrupt=model.corrupt,
-            draw=draw,
-            image=recipe.data.image,
-            steps=recipe.train.steps,
-            batch_size=recipe.train.batch_size,
-            negatives=model.negatives,
-            foreign=recipe.data.foreign > 0,
-        )
+        return Stream.training(model, recipe, Mixture(data, draw), self.tokenizer, draw)
 
     @cached_property
     def asked(self) -> list[Batch]:

@@ -77,7 +77,7 @@ def count(readers: Sequence[Reader], rules: Align, evaluated: Sequence[Reader] =
     for picture, source, text in _pairs(readers):
         total += 1
         if picture not in sizes:
-            sizes[picture] = _size(source)
+            sizes[picture] = upright_size(source)
             bits_4 = _sketch(source) if len(tested) else None
             is_near[picture] = bits_4 is not None and tested.near(bits_4, rules.near)
         size, words = sizes[picture], len(_words(text))
@@ -123,13 +123,6 @@ def _words(text: str) -> list[str]:
 def _grams(text: str) -> list[str]:
     words = _words(text)
     return [*words, *(f"{a} {b}" for a, b in pairwise(words))]
-
-
-def _size(source: Path | bytes) -> tuple[int, int] | None:
-    try:
-        return upright_size(source)
-    except BrokenPicture:
-        return None
 
 
 def _sketch(source: Path | bytes) -> NDArray[np.uint64] | None:

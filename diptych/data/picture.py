@@ -56,11 +56,14 @@ def decode(source: Path | bytes, shrink: ImageConfig | None = None) -> Pixels:
         return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
 
 
-def upright_size(source: Path | bytes) -> tuple[int, int]:
-    """(width, height) of the picture that `decode` gives, from the file's head."""
-    with _opened(source) as picture:
-        width, height = picture.size
-        return (height, width) if picture.getexif().get(ExifTags.Base.Orientation) in LYING else (width, height)
+def upright_size(source: Path | bytes) -> tuple[int, int] | None:
+    """(width, height) of the picture that `decode` gives, from the file's head; nothing of one that it would refuse by that."""
+    try:
+        with _opened(source) as picture:
+            width, height = picture.size
+            return (height, width) if picture.getexif().get(ExifTags.Base.Orientation) in LYING else (width, height)
+    except BrokenPicture:
+        return None
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from diptych.contracts import Box
 from diptych.data import files
 from diptych.data.files import NUMBER, Problem
 from diptych.data.jsonl import Asked, Jsonl, Row, write_example
-from diptych.data.picture import BrokenPicture, upright_size
+from diptych.data.picture import upright_size
 
 
 class RECJsonl(Jsonl):
@@ -77,20 +77,12 @@ def _outside(lines: Sequence[Asked]) -> Iterator[Problem]:
         assert isinstance(picture, Path)
         for box in line.sample.boxes:
             if picture not in size_of:
-                size_of[picture] = _size(picture)
+                size_of[picture] = upright_size(picture)  # nothing of a broken one, which is another matter
             size, (x1, y1, x2, y2) = size_of[picture], box.xyxy
             if size and not (x1 < size[0] and y1 < size[1] and x2 <= size[0] + 1 and y2 <= size[1] + 1):
                 shown, sides = ", ".join(f"{v:g}" for v in box.xyxy), " x ".join(map(str, size))
                 said = f"{line.where}: the box {shown} reaches out of the picture, which has {sides} pixels"
                 yield Problem("boxes outside the picture", said)
-
-
-def _size(picture: Path) -> tuple[int, int] | None:
-    """(width, height), or nothing of a broken one, which is another matter."""
-    try:
-        return upright_size(picture)
-    except BrokenPicture:
-        return None
 
 
 def example(root: Path) -> None:

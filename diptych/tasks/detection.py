@@ -20,7 +20,7 @@ import torch
 from diptych import config
 from diptych.config import Recipe, UserError
 from diptych.contracts import Batch, Evaluation, LossTerm, Reader, Regions, Sample, System, Task, Tokenizer
-from diptych.data.picture import BrokenPicture, upright_size
+from diptych.data.picture import upright_size
 from diptych.metrics.average_precision import Detection, Truth, average_precision, coco, overlap
 from diptych.tasks.coco_results import bbox, image_id
 
@@ -124,9 +124,8 @@ class DetectionTask(Task):
 def _results(sample: Sample, detection: Detection, classes: Sequence[str]) -> list[dict[str, Any]]:
     """A picture's entries in COCO's result file; the data set may not number a class, and has its name then."""
     number_of = sample.labels.get("category_ids", {})
-    try:
-        size = upright_size(sample.images[0])
-    except BrokenPicture:  # a grey square has stood in its place, and has no pixels to point at
+    size = upright_size(sample.images[0])
+    if size is None:  # a grey square has stood in its place, and has no pixels to point at
         return []
     xyxy_R4 = np.asarray(detection.box_R4, np.float64) * (size * 2)
     return [

@@ -54,7 +54,7 @@ from diptych.contracts import (
     Tokenizer,
     by_decay,
 )
-from diptych.data.picture import BrokenPicture, upright_size
+from diptych.data.picture import upright_size
 from diptych.metrics import referring
 from diptych.nn.box import iou, pool
 from diptych.nn.place import Place
@@ -276,10 +276,8 @@ class REC(Task):
         if sample.boxes and batch.annotated is not None and batch.image_of_BN is not None:
             height, width = batch.annotated.size_I2[batch.image_of_BN[b, 0]].tolist()
         else:
-            try:
-                width, height = upright_size(sample.images[0])
-            except BrokenPicture:  # reported with the others; a place in the grey picture that stands for it is no place
-                width = height = 0
+            # a broken one is reported with the others, and a place in the grey picture that stands for it is no place
+            width, height = upright_size(sample.images[0]) or (0, 0)
         return np.array([width, height, width, height])
 
     def _answered(self, batch: Batch) -> list[list[Found]]:

@@ -152,5 +152,6 @@ def test_a_size_is_that_of_the_decoded_picture_and_a_pipe_is_no_picture(tmp_path
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "page.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     for odd in ("pipe.jpg", "page.eps"):
+        assert upright_size(tmp_path / odd) is None
         with pytest.raises(BrokenPicture):
-            upright_size(tmp_path / odd)
+            decode(tmp_path / odd)
