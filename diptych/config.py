@@ -92,6 +92,7 @@ class DataConfig(Config):
     shuffled: bool = False  # a control: every text beside another sample's picture
     languages: tuple[str, ...] = ()  # only samples in these are read; none named: all
     evenly: bool = False  # languages are drawn equally often in training, however many samples they have
+    noun_phrases: str | None = None  # a pipeline of spaCy, which finds what pre-training texts name (data/phrases.py)
     noise: float = Field(default=0.0, ge=0, le=1)  # share of the texts in pre-training that are spoilt (data/noise.py)
     pairs: PairsConfig | None = None  # None: a row is one text; pairs are packed in training only
     workers: NonNegativeInt = 0

@@ -197,7 +197,7 @@ def finetuning(name: str, system_name: str, before: Recipe) -> Recipe:
     if not hasattr(task(name), "finetuning"):
         raise UserError(f"{name} asks what pre-training has taught, so nothing is tuned for it: diptych evaluate {name} --from RUN")
     fitted = system_class(system_name).for_task(before.system, task_class(name).reads)
-    data = before.data.model_copy(update={"pairs": None, "noise": 0.0})  # questions come as they are
+    data = before.data.model_copy(update={"pairs": None, "noise": 0.0, "noun_phrases": None})  # questions come as they are
     return task(name).finetuning(unlimited(before.model_copy(update={"system": fitted, "data": data})))
 
 

@@ -193,11 +193,16 @@ def test_a_run_is_judged_on_all_there_is_by_what_it_was_made_for(type_: Type, tm
     assert type_("finetune", "vqa", "--from", "vilt:tiny", "--data", "asked.jsonl", *few).code == 0
     judged = ["evaluate", "vqa", "--from", "runs/a", "--data", "asked.jsonl", "--split", "all", "--json"]
     assert json.loads(type_(*judged).out)["n"] == 12
+    for split in ("train", "all"):  # a training's own losses are no score, but what is asked on its data is
+        table = type_("evaluate", "vqa", "--from", "runs/a", "--data", "asked.jsonl", "--split", split).out
+        assert f"vqa, {split}: " in table and "accuracy" in table
     assert "a folder" in mistake(type_(*judged, "--items", "mine"))
     assert "mine/0001.jpg is a file" in mistake(type_(*judged, "--predictions", "mine/0001.jpg/said.json"))
     assert json.loads(type_(*judged, "--set", "data.limit=3").out)["n"] == 3
     for setting in ("task.answers=[blue]", "task.head=cloze", "system.fusion.layers=5", "text.vocab=none.txt"):
         assert f"--set {setting.partition('=')[0]}: the run was trained" in mistake(type_(*judged, "--set", setting))
+    tuned_on = ["finetune", "vqa", "--from", "runs/a", "--data", "asked.jsonl", "--set", "text.vocab=bytes", "--out", "runs/b"]
+    assert "text.vocab=bytes: runs/a has learnt other words, and goes on with those" in mistake(type_(*tuned_on))
     (tmp_path / "runs/a/tokenizer.json").unlink()
     assert "tokenizer.json" in mistake(type_("finetune", "vqa", "--from", "runs/a", "--data", "asked.jsonl"))
 

@@ -31,10 +31,12 @@ from diptych.cli.work import (
     resolved,
     several,
     show,
+    trained_on,
     work,
 )
 
 if TYPE_CHECKING:
+    from diptych.config import DataConfig
     from diptych.contracts import Reader, System
     from diptych.data.mixture import Source as Mixed
 
@@ -90,14 +92,13 @@ def pretrain(
     from diptych import find
 
     start, found = find.going_on(source, name) if source else (None, find.system(name))
-    recipe = resolved(found.recipe, file, settings)
+    recipe = trained_on(found.recipe, file, settings, start)
     out = out or Path("runs") / (f"{start.resolve().name}-further" if start else f"{found.name}-{found.preset}")
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
     about |= {"from": source} if source else {}
     regions = _beside(found.cls, found.name, regions, pretraining=True)
     with several(ranks, recipe), work(as_json) as say:
-        from diptych.data.by_language import by_language
         from diptych.text import tokenizer
         from diptych.train import run
 
@@ -107,9 +108,9 @@ def pretrain(
         options |= {"tokenizer": words, "announce": lambda recipe: show(recipe, notes)}
         sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
         options["about"] = about | _store(regions, sources)
-        sources = by_language(sources, recipe.data)
+        sources = _as_asked(sources, recipe.data)
         held_out = _held_out(specs, found.cls, regions, notes) if recipe.train.validate_every else []
-        held_out = by_language(held_out, recipe.data, training=False)
+        held_out = _as_asked(held_out, recipe.data, training=False)
         result = run.pretrain(recipe, found.cls, sources, out, start=start, held_out=held_out, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -144,7 +145,7 @@ def finetune(
         system_name, preset, system = saved["system"], saved.get("preset"), find.system_class(saved["system"])
         before = find.recipe({**saved["recipe"], "task": None}, system_name)
         called = f"{name}-{start.resolve().name}"
-    recipe = resolved(find.finetuning(name, system_name, before), file, settings)
+    recipe = trained_on(find.finetuning(name, system_name, before), file, settings, start)
     out = out or Path("runs") / called
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
@@ -333,7 +334,6 @@ def _objectives(
     from diptych.config import UserError
 
     with work(as_json) as say:
-        from diptych.data.by_language import by_language
         from diptych.load import Model, configured, load
         from diptych.text import tokenizer
         from diptych.train import run
@@ -357,7 +357,7 @@ def _objectives(
         specs = [data] if data else model.about["data"]
         sources = _seen(find.readers(specs, split, kind.purpose), regions)
         about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions, sources)}
-        sources = by_language(sources, recipe.data, training=False)
+        sources = _as_asked(sources, recipe.data, training=False)
         result, measured = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
         if items:
             _write_items(items, measured.items())
@@ -489,6 +489,14 @@ def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
     return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
 
 
+def _as_asked(sources: list[Mixed], data: DataConfig, training: bool = True) -> list[Mixed]:
+    """Sources of pre-training in the languages, and with the phrases, that a recipe asks for."""
+    from diptych.data.by_language import by_language
+    from diptych.data.phrases import marked
+
+    return marked(by_language(sources, data, training), data)
+
+
 def _validation(spec: str, purpose: str, regions: Path | None, notes: list[str]) -> dict[str, Reader]:
     """The `val` split of a data set, where it has one."""
     from diptych import find
@@ -515,7 +523,7 @@ def _held_out(specs: list[str], system: type[System], regions: Path | None, note
 
 def _scores(result: Mapping[str, Any]) -> list[str]:
     """A result as a table: metric, value, 95 % interval. Ranks other than the first have none."""
-    if not result or result["split"] == "train":
+    if not result or (result["split"] == "train" and not result["ci95"]):  # the losses of a training that asked nobody
         return []
     asked = {None: "samples", "retrieval": "queries", "rec": "phrases"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]

@@ -114,6 +114,16 @@ def resolved(recipe: Recipe, file: Path | None, settings: list[str] | None) -> R
     return config.resolve(recipe, *layers, *(config.from_setting(setting) for setting in settings or []))
 
 
+def trained_on(recipe: Recipe, file: Path | None, settings: list[str] | None, run: Path | None) -> Recipe:
+    """What a run (or, without one, a preset) is trained by from here on: its words are the ones that it has learnt."""
+    from diptych import config
+
+    asked = resolved(recipe, file, settings)
+    if run is not None and asked.text.vocab != recipe.text.vocab:
+        raise config.UserError(f"text.vocab={asked.text.vocab}: {run} has learnt other words, and goes on with those")
+    return asked
+
+
 def judging(recipe: Recipe, settings: list[str] | None, fixed: Collection[str]) -> Recipe:
     """A run's recipe with settings of how it is judged: what its weights were made for stays, `fixed` among the task's keys."""
     from diptych import config

@@ -16,13 +16,15 @@ from collections.abc import Mapping, Sequence
 from diptych.config import DataConfig, UserError, nearest
 from diptych.contracts import Reader, Sample
 from diptych.data.mixture import Source
+from diptych.data.wrapped import Wrapped
 
 
-class Spoken:
+class Spoken(Wrapped):
     """The samples of a reader in some of its languages."""
 
     def __init__(self, reader: Reader, languages: Sequence[str], index: Sequence[int]):
-        self.reader, self.languages, self.index = reader, languages, index
+        super().__init__(reader)
+        self.languages, self.index = languages, index
 
     def __len__(self) -> int:
         return len(self.index)
@@ -35,11 +37,12 @@ class Spoken:
         return hashlib.sha256(f"{self.reader.fingerprint} {' '.join(self.languages)}".encode()).hexdigest()
 
 
-class Even:
+class Even(Wrapped):
     """The samples of a reader, language after language in turn."""
 
     def __init__(self, reader: Reader, index: Mapping[str, Sequence[int]]):
-        self.reader, self.languages, self._index = reader, sorted(index), [index[language] for language in sorted(index)]
+        super().__init__(reader)
+        self.languages, self._index = sorted(index), [index[language] for language in sorted(index)]
 
     def __len__(self) -> int:
         return len(self._index) * max(map(len, self._index))

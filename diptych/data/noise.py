@@ -12,9 +12,9 @@ noisy pairs, or few clean ones? The embedded names can be composed with the same
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from diptych.contracts import Reader, Sample
+from diptych.data.wrapped import Wrapped
 from diptych.draw import Draw
 
 BOILERPLATE = (
@@ -28,17 +28,15 @@ BOILERPLATE = (
 )
 
 
-class Noisy:
+class Noisy(Wrapped):
     """A reader whose texts are spoilt with probability `rate`."""
 
     def __init__(self, reader: Reader, rate: float, draw: Draw):
-        self._reader, self._rate, self._draw = reader, rate, draw
-
-    def __len__(self) -> int:
-        return len(self._reader)
+        super().__init__(reader)
+        self._rate, self._draw = rate, draw
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self._reader[index]
+        sample = self.reader[index]
         count = len(sample.texts)
         if not count:
             return sample
@@ -55,19 +53,9 @@ class Noisy:
     def _spoilt(self, text: str, index: int, kind: float, which: float) -> str:
         if kind < 1 / 3 and len(self) > 1:
             other = int(which * (len(self) - 1))
-            lent = self._reader[other + (other >= index)].texts
+            lent = self.reader[other + (other >= index)].texts
             return lent[int(which * 1e6) % len(lent)] if lent else boilerplate(which)
         return boilerplate(which) if kind < 2 / 3 else cut(text)
-
-    def __getattr__(self, name: str) -> Any:
-        """What else a reader tells: its fingerprint, the classes of a detector."""
-        if name.startswith("_"):
-            raise AttributeError(name)  # while it is being unpickled there is no reader to ask yet
-        return getattr(self._reader, name)
-
-    @property
-    def fingerprint(self) -> str:
-        return self._reader.fingerprint
 
 
 def boilerplate(which: float) -> str:

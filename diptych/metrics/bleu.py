@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from diptych.metrics.cider import words
+from diptych.metrics.penn import words
 
 N = 4
 

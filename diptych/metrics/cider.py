@@ -10,23 +10,18 @@ Peculiarities of that code which published numbers depend on, and which are kept
 * The lengths l in the penalty count bigrams, not words.
 * An n-gram that no reference has weighs as much as one that a single picture's have.
 
-Captions are taken as words between blanks: `words` brings strings there as COCO's protocol does (lower case, punctuation left out).
-Its Penn Treebank tokeniser also takes contractions apart, which this does not.
+Words are those of its tokeniser (metrics/penn.py).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
+from diptych.metrics.penn import words
+
 N, SIGMA = 4, 6.0
-_WORD = re.compile(r"\w+(?:['-]\w+)*")
-
-
-def words(caption: str) -> list[str]:
-    return _WORD.findall(caption.lower())
 
 
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:

@@ -35,6 +35,7 @@ from diptych import checkpoint
 from diptych.config import UserError
 from diptych.contracts import Detected, Reader, Sample
 from diptych.data.picture import BrokenPicture, decode
+from diptych.data.wrapped import Wrapped
 
 PARTS = {"box": ("box.f32", np.float32), "feature": ("feature.f16", np.float16), "soft_label": ("soft_label.f16", np.float16)}
 FILES = ("index.jsonl", *(name for name, _ in PARTS.values()))
@@ -192,17 +193,15 @@ class Writer:
                 raise UserError(f"{self.path}: begun with other {name}{shown}; use another --out")
 
 
-class WithRegions:
+class WithRegions(Wrapped):
     """A reader whose samples bring what a store holds of their pictures.
 
     A picture that no detector could read is not in the store: nothing was seen in it, and whoever decodes it tells of it.
     """
 
     def __init__(self, reader: Reader, store: RegionStore):
-        self.reader, self.store = reader, store
-
-    def __len__(self) -> int:
-        return len(self.reader)
+        super().__init__(reader)
+        self.store = store
 
     @property
     def region_classes(self) -> tuple[str, ...]:

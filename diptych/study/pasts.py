@@ -290,7 +290,7 @@ class Pasts:
 
 
 # keys that came after results had been kept, at the value that means what was there before: they change no hash
-LATER = {("data", "noise"): 0.0, ("system", "masking"): "conditional"}
+LATER = {("data", "noise"): 0.0, ("data", "noun_phrases"): None, ("system", "masking"): "conditional"}
 
 
 def _decides(recipe: Recipe) -> dict[str, Any]:

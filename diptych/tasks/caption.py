@@ -19,7 +19,8 @@ from diptych.config import Recipe, UserError
 from diptych.contracts import Batch, Evaluation, LossTerm, System, Task, Tokenizer
 from diptych.draw import Draw
 from diptych.metrics.bleu import bleu
-from diptych.metrics.cider import cider_d, words
+from diptych.metrics.cider import cider_d
+from diptych.metrics.penn import words
 from diptych.tasks.coco_results import image_id
 
 

@@ -149,6 +149,8 @@ def finetune(
     tokenizer = options.get("tokenizer") or vocabulary.load(vocabulary_of(start) or recipe.text.vocab)
     if recipe.data.noise:
         raise UserError("data.noise spoils the texts of pre-training; questions of a task stay as they are")
+    if recipe.data.noun_phrases:
+        raise UserError("data.noun_phrases marks the texts of pre-training; no task asks for phrases")
     readers = [source.reader for source in data]
     recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
     if start is None:

@@ -1,16 +1,41 @@
-"""CIDEr-D and BLEU-4 by hand, and CIDEr-D against a loop in the manner of the field's evaluation code."""
+"""CIDEr-D and BLEU-4 by hand, against a loop in the manner of the field's evaluation code, and against what that code says."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diptych.metrics.bleu import bleu
-from diptych.metrics.cider import cider_d, words
+from diptych.metrics.cider import cider_d
+from diptych.metrics.penn import words
+
+HERE = Path(__file__).parent
+OTHERWISE = (  # than Stanford's tokeniser: smileys, weekdays, decades behind an article, a stop before a comma, code
+    ":) :-( <3",
+    "lbs. oz. min. sec. hr. approx. dept. est. fig. jan. feb. mon. tues. no. nos.",
+    "the '50's",
+    "dog.,",
+    "3:30-4:30",
+    "c++ c#",
+    "v2.0",
+)
 
 
-def test_words_are_lower_case_and_without_punctuation():
-    assert words("A man's T-shirt, two dogs - and more.") == ["a", "man's", "t-shirt", "two", "dogs", "and", "more"]
+def test_words_are_those_of_stanfords_tokeniser():
+    """penn.tsv: difficult lines, and what PTBTokenizer of CoreNLP 3.4.1 makes of them, less what COCO's code drops."""
+    lines = [line.split("\t") for line in (HERE / "penn.tsv").read_text(encoding="utf-8").splitlines()]
+    assert len(lines) > 240
+    assert tuple(text for text, told in lines if " ".join(words(text)) != told) == OTHERWISE
+
+
+def test_scores_are_those_of_cocos_code():
+    """coco_caption.json: what pycocoevalcap 1.2 says of these captions."""
+    kept = json.loads((HERE / "coco_caption.json").read_text(encoding="utf-8"))
+    candidates, references = kept["candidates"], kept["references"]
+    assert np.mean(cider_d(candidates, references)) == pytest.approx(kept["cider_d"], rel=1e-12)
+    assert bleu(candidates, references) == pytest.approx(kept["bleu_4"], rel=1e-9)  # that code adds 1e-15 here and there
 
 
 def test_two_pictures_by_hand():
