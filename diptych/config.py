@@ -160,7 +160,16 @@ class _Yaml(yaml.SafeLoader):
 
 
 _Yaml.add_constructor("tag:yaml.org,2002:str", _Yaml.construct_str)
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that `_Yaml` would take for numbers."""
+
+
+for _side in (_Yaml, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def from_file(path: Path) -> list[Change]:
@@ -266,7 +275,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    values = recipe.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
 def _read(text: str, source: str, prefix: tuple[str, ...] = ()) -> list[Change]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, PositiveInt
 
@@ -82,7 +82,11 @@ recipes = st.builds(
 )
 
 
+LIKE_NUMBERS = PRESET.model_copy(update={"train": PRESET.train.model_copy(update={"freeze": ("0E0", "1e5", "-.5e+3", "1.5")})})
+
+
 @settings(deadline=None)
+@example(recipe=LIKE_NUMBERS, start=PRESET)
 @given(recipe=recipes, start=recipes)
 def test_a_saved_recipe_fed_back_over_any_other_is_that_recipe(
     recipe: Recipe, start: Recipe, tmp_path_factory: pytest.TempPathFactory

@@ -84,6 +84,8 @@ ABOUT = {
 }
 
 REMARK = {
+    "e2e_vlp": "Things are found first; words lean on the picture from step 2,000 on. Whether a text belongs to its picture "
+    "is not learnt in this time: half of the wrong texts differ in one word.",
     "soho": "Visual words are guessed from the cells around them, beside a wrong text nearly as well as beside the right one.",
     "mural": "Without translations, languages that never stood beside a picture are found by what they share with others; "
     "Gujarati, in a script of its own, is at chance. Translations help it and Ukrainian most. Languages with pictures lose "
