@@ -14,6 +14,7 @@ Peaks are the makers' published ones for dense bf16 (V100: fp16, it has no bf16)
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ from diptych.train import rehearse
 from diptych.train.optim import freeze
 from diptych.train.precision import choose_precision
 
-THINGS, REGIONS, FEATURES, CLASSES = 12, 50, 2048, 1601  # where the recipe leaves them to the data
+THINGS, REGIONS, FEATURES, CLASSES, LOOKS = 12, 50, 2048, 1601, 400  # where the recipe leaves them to the data
 UTILISATION = 0.35
 FEW = 8  # samples that are rehearsed
 
@@ -271,9 +272,11 @@ class Largest:
         self.region_classes = names or ("background", *(f"thing {k}" for k in range(1, getattr(config, "classes", 0) or CLASSES)))
         purposes = (cls.purpose,) if isinstance(cls.purpose, str) else cls.purpose
         self.is_half_pairs = "translations" in purposes
+        self.least_seen = getattr(config, "least_seen", 1)  # a vocabulary with a floor is that of a large data set
+        self.names, self.looks = (CLASSES - 1, LOOKS) if self.least_seen > 1 else (THINGS, 1)
 
     def __len__(self) -> int:
-        return 4
+        return max(4, math.ceil(self.names * self.least_seen / THINGS))
 
     def __getitem__(self, index: int) -> Sample:
         texts = (self.text, self.text)
@@ -281,9 +284,12 @@ class Largest:
             return Sample(f"pair-{index}", texts=texts)
         height, width, _ = self.shape
         reads = self.cls.reads_regions or self.cls.taught_by_regions
+        step, first = width / (THINGS + 1), index * THINGS
         boxes = tuple(
             Box(
-                (k * width / (THINGS + 1), 0, (k + 1) * width / (THINGS + 1), height * (k + 1) / THINGS), f"thing {k + 1}", ("big",)
+                (k * step, 0, (k + 1) * step, height * (k + 1) / THINGS),
+                f"thing {(first + k) % self.names + 1}",
+                (f"look {(first + k) % self.looks + 1}",),
             )
             for k in range(THINGS)
         )
@@ -295,7 +301,7 @@ class Largest:
             phrases=((Phrase(0, len(self.text.split()[0]), "object", 0),),) * 2,
             boxes=boxes if self.cls.reads_pictures else (),
             regions=(self.detected(),) if reads else (),
-            labels={"label": "thing 1"},
+            labels={"label": f"thing {index % len(self) + 1}"},
             group=f"{index}",
         )
 

@@ -123,3 +123,11 @@ def test_mistakes_are_told(capsys):
     out = capsys.readouterr().out
     assert "2 x h100 at 35% of 989 TFLOP/s (published, SXM)" in out
     assert "An estimate, no measurement" in out
+
+
+@pytest.mark.parametrize("name", ["detector", "vit", "e2e_vlp"])
+def test_a_published_run_is_planned_where_its_data_name_things(name):
+    found = find.system(f"{name}:paper")
+    planned = plan(found.recipe, found.cls, 1, "h100")
+    assert planned["parameters"]["all"] > 5e7
+    assert planned["sample"]["flops"] > planned["sample"]["flops_forward"] > 1e9

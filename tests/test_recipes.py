@@ -18,6 +18,7 @@ def test_every_published_system_has_one():
         "soho",
         "uniter",
         "vinvl",
+        "detector",
         "align",
         "e2e_vlp",
         "kd_vlp",

@@ -74,6 +74,8 @@ class RegionDetector(System):
             tuple(sorted((name for name, n in count.items() if n >= config.least_seen), key=lambda name: (-count[name], name)))
             for count in (names, attributes)
         ]
+        if not often[0]:
+            raise UserError(f"system.least_seen={config.least_seen}: no name has so many boxes in the training data")
         return config.model_copy(update={"names": often[0], "attributes": often[1]})
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
