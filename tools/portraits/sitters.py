@@ -89,7 +89,7 @@ REMARK = {
     "soho": "Visual words are guessed from the cells around them, beside a wrong text nearly as well as beside the right one.",
     "mural": "Without translations, languages that never stood beside a picture are found by what they share with others; "
     "Gujarati, in a script of its own, is at chance. Translations help it and Ukrainian most. Languages with pictures lose "
-    "a little.",
+    "a little, if anything (a claim of its own, docs/claims.md).",
     "moco": "Little above an encoder that was never trained, and below SimCLR at equal steps.",
 }
 PROBED = (
