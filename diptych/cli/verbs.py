@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from diptych.cli.regions import seen_on_the_way
+from diptych.cli.sources import as_asked, held_out_of, only, regions_for, told_of, validation_of, with_regions
 from diptych.cli.work import (
     AsJson,
     ConfigFile,
@@ -34,11 +34,6 @@ from diptych.cli.work import (
     trained_on,
     work,
 )
-
-if TYPE_CHECKING:
-    from diptych.config import DataConfig
-    from diptych.contracts import Reader, System
-    from diptych.data.mixture import Source as Mixed
 
 app = typer.Typer(
     name="diptych",
@@ -97,7 +92,7 @@ def pretrain(
     specs = data or ["scenes"]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
     about |= {"from": source} if source else {}
-    regions = _beside(found.cls, found.name, regions, pretraining=True)
+    regions = regions_for(found.cls, found.name, regions, pretraining=True)
     with several(ranks, recipe), work(as_json) as say:
         from diptych.text import tokenizer
         from diptych.train import run
@@ -106,11 +101,11 @@ def pretrain(
         options = run.Options(init=_runs(init), resume=resume.value, profile=_profile_page(profile))
         words = tokenizer.load(run.vocabulary_of(start) or recipe.text.vocab)
         options |= {"tokenizer": words, "announce": lambda recipe: show(recipe, notes)}
-        sources = _seen(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
-        options["about"] = about | _store(regions, sources)
-        sources = _as_asked(sources, recipe.data)
-        held_out = _held_out(specs, found.cls, regions, notes) if recipe.train.validate_every else []
-        held_out = _as_asked(held_out, recipe.data, training=False)
+        sources = with_regions(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
+        options["about"] = about | told_of(regions, sources)
+        sources = as_asked(sources, recipe.data)
+        held_out = held_out_of(specs, found.cls, regions, notes) if recipe.train.validate_every else []
+        held_out = as_asked(held_out, recipe.data, training=False)
         result = run.pretrain(recipe, found.cls, sources, out, start=start, held_out=held_out, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -150,16 +145,16 @@ def finetune(
     specs = data or ["scenes"]
     about = {"verb": "finetune", "system": system_name, "preset": preset, "task": name, "from": source, "data": specs}
     about |= {"init": _pairs(init)}
-    regions = _beside(system, system_name, regions, saved, task.reads_regions(recipe.task))
+    regions = regions_for(system, system_name, regions, saved, task.reads_regions(recipe.task))
     with several(ranks, recipe), work(as_json) as say:
         from diptych.train import run
 
         notes: list[str] = []
         options = run.Options(init=_runs(init), resume=resume.value, profile=_profile_page(profile))
         options |= {"announce": lambda recipe: show(recipe, notes)}
-        sources = _seen(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
-        options["about"] = about | _store(regions, sources)
-        validation = _validation(specs[0], task.purpose, regions, notes)
+        sources = with_regions(find.readers(specs, "train", task.purpose, recipe.data.limit), regions)
+        options["about"] = about | told_of(regions, sources)
+        validation = validation_of(specs[0], task.purpose, regions, notes)
         result = run.finetune(recipe, system, task, sources, out, start=start, evaluate_on=validation, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -203,9 +198,9 @@ def evaluate(
         judged.config = recipe.task  # how it is judged may be set: task.folds=5
         with_proposer(judged)
         spec = data or model.about["data"][0]
-        regions = _beside(type(model.system), model.about["system"], regions, model.about, task.reads_regions(recipe.task))
-        found = _only(_seen(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
-        about = {**model.about, "task": name, "from": source, "data": [spec], **_store(regions, [found])}
+        regions = regions_for(type(model.system), model.about["system"], regions, model.about, task.reads_regions(recipe.task))
+        found = only(with_regions(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
+        about = {**model.about, "task": name, "from": source, "data": [spec], **told_of(regions, [found])}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
             put("--predictions", predictions, lambda: _write_predictions(predictions, evaluation.predictions))
@@ -340,12 +335,12 @@ def _objectives(
 
         if find.run(source) is not None:
             model = load(source)
-            regions = _beside(type(model.system), model.about["system"], regions, model.about, pretraining=True)
+            regions = regions_for(type(model.system), model.about["system"], regions, model.about, pretraining=True)
         else:
             fresh = find.system(source)
             recipe, words = fresh.recipe, tokenizer.load(fresh.recipe.text.vocab)
-            regions = _beside(fresh.cls, fresh.name, regions, pretraining=True)
-            seen = _seen(find.readers([data or "scenes"], "train", fresh.cls.purpose), regions)
+            regions = regions_for(fresh.cls, fresh.name, regions, pretraining=True)
+            seen = with_regions(find.readers([data or "scenes"], "train", fresh.cls.purpose), regions)
             prepared = fresh.cls.prepare(recipe.system, [one.reader for one in seen], words)
             recipe = recipe.model_copy(update={"system": prepared})
             about = {"system": fresh.name, "preset": fresh.preset, "data": ["scenes"]}
@@ -355,9 +350,9 @@ def _objectives(
         recipe, kind = resolved(find.unlimited(model.recipe), None, settings), type(model.system)
         model = configured(model, recipe)
         specs = [data] if data else model.about["data"]
-        sources = _seen(find.readers(specs, split, kind.purpose), regions)
-        about = {**model.about, "task": None, "from": source, "data": specs, **_store(regions, sources)}
-        sources = _as_asked(sources, recipe.data, training=False)
+        sources = with_regions(find.readers(specs, split, kind.purpose), regions)
+        about = {**model.about, "task": None, "from": source, "data": specs, **told_of(regions, sources)}
+        sources = as_asked(sources, recipe.data, training=False)
         result, measured = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
         if items:
             _write_items(items, measured.items())
@@ -424,101 +419,6 @@ def _write_predictions(path: Path, predictions: list[Any]) -> None:
     writer.writeheader()
     writer.writerows(predictions)
     checkpoint.write_file(path, table.getvalue().encode())
-
-
-def _only(sources: list[Mixed]) -> Mixed:
-    """A score is of one data set."""
-    from diptych.config import UserError
-
-    if len(sources) > 1:
-        names = [source.name for source in sources]
-        raise UserError(f"--data: {len(names)} data sets are there; name one: {' or '.join(names)}")
-    return sources[0]
-
-
-def _beside(
-    system: type[System],
-    name: str,
-    given: Path | None,
-    saved: Mapping[str, Any] | None = None,
-    task_reads: bool = False,
-    pretraining: bool = False,
-) -> Path | None:
-    """What is read beside the data: the store given, that of the run started from (`saved`), or what the shipped detector sees.
-
-    None where nothing is. Refused: a store that would not be read, and regions by another detector than a run has learnt to read.
-    """
-    from diptych import find
-    from diptych.config import UserError
-
-    if not (task_reads or system.reads_regions or (pretraining and system.taught_by_regions)):
-        if given is not None:
-            when = " after pre-training" if system.taught_by_regions else ""
-            raise UserError(f"--regions {given}: {name} reads no region features{when}; leave it out")
-        return None
-    if given is not None or (saved or {}).get("regions"):
-        return given or Path((saved or {})["regions"])
-    if saved is not None and system.reads_regions:
-        raise UserError(f"this {name} reads what a detector saw in the pictures, and its run does not say which: --regions STORE")
-    return Path(find.SHIPPED)
-
-
-def _store(regions: Path | None, sources: list[Mixed]) -> dict[str, Any]:
-    """Where regions come from, for `about`: only where there are any. The stores, if they were made on the way."""
-    from diptych import find
-    from diptych.regions.store import WithRegions
-
-    if regions is None:
-        return {}
-    stores = [str(source.reader.store.path) for source in sources if isinstance(source.reader, WithRegions)]
-    return {"regions": str(regions)} | ({"region_stores": stores} if str(regions) == find.SHIPPED else {})
-
-
-def _seen(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
-    """Sources whose samples bring what a detector saw in their pictures, where that is read."""
-    from dataclasses import replace
-
-    from diptych import find
-    from diptych.regions.store import RegionStore, WithRegions
-
-    if regions is None:
-        return sources
-    if str(regions) == find.SHIPPED:
-        return seen_on_the_way(sources)
-    store = RegionStore(regions)
-    return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
-
-
-def _as_asked(sources: list[Mixed], data: DataConfig, training: bool = True) -> list[Mixed]:
-    """Sources of pre-training in the languages, and with the phrases, that a recipe asks for."""
-    from diptych.data.by_language import by_language
-    from diptych.data.phrases import marked
-
-    return marked(by_language(sources, data, training), data)
-
-
-def _validation(spec: str, purpose: str, regions: Path | None, notes: list[str]) -> dict[str, Reader]:
-    """The `val` split of a data set, where it has one."""
-    from diptych import find
-    from diptych.config import UserError
-
-    try:
-        return {"val": _only(_seen(find.readers([spec], "val", purpose), regions)).reader}
-    except UserError as error:
-        notes.append(f"no score on val at the end: {error}")
-        return {}
-
-
-def _held_out(specs: list[str], system: type[System], regions: Path | None, notes: list[str]) -> list[Mixed]:
-    """The `val` splits of data sets, where they all have one."""
-    from diptych import find
-    from diptych.config import UserError
-
-    try:
-        return _seen(find.readers(specs, "val", system.purpose), regions)
-    except UserError as error:
-        notes.append(f"nothing is measured on val: {error}")
-        return []
 
 
 def _scores(result: Mapping[str, Any]) -> list[str]:
