@@ -401,6 +401,7 @@ class System(Trainable):
 
     Config: ClassVar[type[Config]]
     purpose: ClassVar[str | tuple[str, ...]] = "pretrain"  # what its readers' samples are for: "documents" need no picture
+    practises_on: ClassVar[str] = "scenes"  # which of the embedded data, where none are named
     config: Any  # an instance of its own Config
     reads_regions: ClassVar[bool] = False  # True: its samples bring what a detector saw (--regions STORE)
     taught_by_regions: ClassVar[bool] = False  # True: they do in pre-training alone

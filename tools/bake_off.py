@@ -82,7 +82,7 @@ def _summary(table: Mapping[str, Any]) -> Iterator[str]:
     if unfit := table["unfit"]:
         yield f"* Not asked: {'; '.join('{system} on {task}'.format(**one) for one in unfit)}."
     yield from ("", "![what pre-training is worth, by system and task](results/gains.svg)", "")
-    yield from ("The system with the best score on `test` of each task so far, and the same system on what is new:", "")
+    yield from ("The pre-trained system with the best score on `test` of each task so far, and the same system on what is new:", "")
     splits = [split for split in NEWS if any(split in task["splits"] for task in table["tasks"].values())]
     yield from _head("task", "system", *(NEWS[split] for split in splits))
     for task in table["tasks"]:

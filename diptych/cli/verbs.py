@@ -89,7 +89,7 @@ def pretrain(
     start, found = find.going_on(source, name) if source else (None, find.system(name))
     recipe = trained_on(found.recipe, file, settings, start)
     out = out or Path("runs") / (f"{start.resolve().name}-further" if start else f"{found.name}-{found.preset}")
-    specs = data or ["scenes"]
+    specs = data or [found.cls.practises_on]
     about = {"verb": "pretrain", "system": found.name, "preset": found.preset, "task": None, "data": specs, "init": _pairs(init)}
     about |= {"from": source} if source else {}
     regions = regions_for(found.cls, found.name, regions, pretraining=True)
@@ -340,10 +340,10 @@ def _objectives(
             fresh = find.system(source)
             recipe, words = fresh.recipe, tokenizer.load(fresh.recipe.text.vocab)
             regions = regions_for(fresh.cls, fresh.name, regions, pretraining=True)
-            seen = with_regions(find.readers([data or "scenes"], "train", fresh.cls.purpose), regions)
+            seen = with_regions(find.readers([data or fresh.cls.practises_on], "train", fresh.cls.purpose), regions)
             prepared = fresh.cls.prepare(recipe.system, [one.reader for one in seen], words)
             recipe = recipe.model_copy(update={"system": prepared})
-            about = {"system": fresh.name, "preset": fresh.preset, "data": ["scenes"]}
+            about = {"system": fresh.name, "preset": fresh.preset, "data": [fresh.cls.practises_on]}
             model = Model(run.build_system(recipe, fresh.cls, words), words, recipe, about, Path(source))
         if model.task is not None:
             raise UserError(f"{source}: fine-tuned for {model.about['task']}, and objectives are those of pre-training")

@@ -15,6 +15,7 @@ The embedded scenes add to an annotation "false_caption" (checked to be false of
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from functools import cached_property
 from pathlib import Path
@@ -110,7 +111,8 @@ def categories_of(path: Path) -> dict[int, str]:
 def instances_of(path: Path, images: dict[int, Any], name_of: dict[int, str]) -> dict[int, dict[int, Box]]:
     """Image id -> instance id -> box, without crowds ("iscrowd": 1): a box around many things is no example of one.
 
-    COCO's evaluation knows where they are, and passes over a detection inside one; here it counts as a wrong one.
+    COCO's evaluation knows where they are, and passes over a detection inside one; here it counts as a wrong one. A box that
+    reaches out of its picture is cut later, and one without area is nothing, for the published data has both; others are refused.
     """
     boxes: dict[int, dict[int, Box]] = {}
     for instance in files.elements(path, "annotations", of=_INSTANCE):
@@ -118,6 +120,13 @@ def instances_of(path: Path, images: dict[int, Any], name_of: dict[int, str]) ->
             if instance["category_id"] not in name_of:
                 raise UserError(f"{path}: instance {instance['id']} is of category {instance['category_id']}, which is not listed")
             x, y, w, h = instance["bbox"]
+            picture = images[instance["image_id"]]
+            width, height = picture.get("width") or math.inf, picture.get("height") or math.inf
+            if min(w, h) < 0 or not (-w <= x <= width and -h <= y <= height):
+                shape = "" if math.inf in (width, height) else f" (its picture has {width} x {height} pixels)"
+                raise UserError(
+                    f"{path}: instance {instance['id']} has the box {x:g}, {y:g}, {w:g}, {h:g}, which is nowhere{shape}"
+                )
             box = Box((x, y, x + w, y + h), name_of[instance["category_id"]], tuple(instance.get("attributes") or ()))
             boxes.setdefault(instance["image_id"], {})[instance["id"]] = box
     return boxes

@@ -49,7 +49,7 @@ class COCOInstances:
         places = (f"images/{year}", f"images/{split}", "images", year, "")
         self._folder = files.picture_folder(_NAME, root, places, images[0]["file_name"])
         self._images = [(image["id"], image["file_name"]) for image in images]
-        self._boxes = instances_of(instances, {image_id: None for image_id, _ in self._images}, categories_of(instances))
+        self._boxes = instances_of(instances, {image["id"]: image for image in images}, categories_of(instances))
 
     def __len__(self) -> int:
         return len(self._images)

@@ -113,7 +113,7 @@ def of_detector(readers: Sequence[Reader], features: int, classes: int, keys: tu
         features, classes = features or there[0], classes or there[1]
         for key, asked, own in zip(keys, (features, classes), there, strict=True):
             if asked != own:
-                raise UserError(f"system.{key}={asked}, but the region store has {own}: another detector's")
+                raise UserError(f"system.{key}: {asked} given, but the region store has {own}: another detector's")
     return features, classes
 
 

@@ -98,7 +98,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         if width % heads:
-            raise UserError(f"a width of {width} does not split into {heads} heads")
+            raise UserError(f"a width of {width} does not split into {heads} heads: change system.width, or the heads")
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(width, 3 * width)  # rows: query, key, value; one product where all three read the same tokens
         self.out = nn.Linear(width, width)

@@ -70,7 +70,9 @@ class Naming(nn.Module):
         names = _most_frequent(name_count, config.most_names)
         if len(names) < 2:
             what = "boxes with names" if config.unit == "dense" else "pictures with names"
-            raise UserError(f"{asks} needs {what}; the training data has {len(names)} different ones")
+            raise UserError(
+                f"{asks} needs {what}, of two names at least; the training data has {len(names)} (--data scenes has more)"
+            )
         return config.model_copy(update={"names": names, "attributes": _most_frequent(attribute_count, config.most_attributes)})
 
     def __init__(self, config: Config, width: int, tokenizer: Tokenizer | None = None):

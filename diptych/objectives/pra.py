@@ -7,7 +7,8 @@
 
 l_n is what the detector most likely calls region n. Phrases are those that the data marks as objects; a text without any is
 searched for the detector's own class names, the longest first. Nobody says which region a phrase means: names that are near the
-phrase say it, and where two regions have one name, both are meant.
+phrase say it, and where two regions have one name, both are meant. So `accuracy` is the share of phrases that are taken for a
+region of the likeliest name, whichever of several it is.
 
 A reconstruction: the paper's text and code were not at hand. The space E is ours (the system's own word vectors; the paper's is
 unknown), and so are both temperatures.
@@ -127,7 +128,7 @@ class PRA(nn.Module):
 
 
 def found(tokens: Sequence[int], words: Sequence[int], names: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
-    """Spans of whole words that spell a name, from the left, the longest name first."""
+    """Spans of whole words that spell a name, from the left, the longest name first. A special token, of no word, stands first."""
     spans, start = [], 0
     while start < len(tokens):
         end = next((start + len(name) for name in names if tuple(tokens[start : start + len(name)]) == name), start)

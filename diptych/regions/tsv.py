@@ -100,7 +100,8 @@ def _rows(tsv: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
                 flat = np.frombuffer(base64.b64decode(parts[2], validate=True), "<f4")
                 yield image_id, flat.reshape(count, -1) if count else flat.reshape(0, PLACE + 1)
             except (IndexError, ValueError) as error:
-                raise UserError(f"{tsv}:{n}: not `image id, number of boxes, base64 of float32` ({error})") from None
+                why = f"{len(parts)} columns" if len(parts) < 3 else error
+                raise UserError(f"{tsv}:{n}: not `image id, number of boxes, base64 of float32` ({why})") from None
 
 
 def _line(image_id: str, row_RF: NDArray[np.float32]) -> bytes:

@@ -9,7 +9,7 @@
 
 Region systems know objects and are slow, for a detector stands before them; grids are quick and know none. Here the detector says
 in pre-training where objects are, what they look like and what they are called, and is not needed again: fine-tuning, evaluation
-and questions take pictures as they are. One pass serves all four objectives.
+and questions take pictures as they are. One pass serves all four objectives, so a phrase may mean the very object that is hidden.
 
 A reconstruction: no code was published and the paper's text was not at hand. Known are the abstract and the sketch of both
 objectives (objectives/omvm.py and objectives/pra.py say what is ours). Also ours: one masked pass for all objectives, words and
@@ -76,7 +76,7 @@ class KDVLP(System):
 
     def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__()
-        has_teacher = config.features and config.names  # if not, it can be fine-tuned, and `corrupt` says why not pre-trained
+        has_teacher = bool(config.features and config.names)  # if not, it can be fine-tuned, and `corrupt` says why not pre-trained
         self.config = config
         self.image = config.image.build(config.width)
         self.place = Place(config.width)
@@ -111,7 +111,7 @@ class KDVLP(System):
         return self.fusion(text_BTD, batch.text_mask_BT, visual or self.see(batch), batch.image_of_BN, read_BT, read_BV)
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        """One pass over words and cells, both with gaps; texts of one picture may hide different objects of it."""
+        """One pass over words and cells, both with gaps. Texts of a picture hide different objects: each has its own copy of it."""
         assert batch.images is not None and batch.image_of_BN is not None
         if self.omvm is None:
             fused = self.fuse(batch)
@@ -138,7 +138,7 @@ class KDVLP(System):
 
 
 def ask_matches_only(batch: Batch) -> Batch:
-    """What is hidden under a text of another picture stays hidden, or its absence would tell; it is not asked for."""
+    """What is hidden beside another picture's text stays hidden, for no gaps would mean no match; but nobody asks for it."""
     is_false_B1 = (batch.labels["itm"] == 0)[:, None]
     label_BT = batch.labels["mlm"].masked_fill(is_false_B1, IGNORE)
     labels, counts = {**batch.labels, "mlm": label_BT}, {**batch.counts, "mlm": float((label_BT != IGNORE).sum())}

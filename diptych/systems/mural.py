@@ -44,6 +44,7 @@ class MURAL(ALIGN, System):
         t2t: T2T.Config | None = T2T.Config(temperature=1.0, learnable=True, smoothing=0.1)  # None: without, for comparison
 
     purpose = ("pretrain", "translations")
+    practises_on = "names"
 
     @classmethod
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:

@@ -65,7 +65,7 @@ def torch_load(path: Path) -> Any:
         # the unpickler takes any byte for an instruction, so a file that is none raises whatever comes first
         why = str(error).partition("\n")[0] or type(error).__name__
         if "weights_only" in str(error):  # torch then explains how to run what is in the file
-            why = "it holds more than tensors, and code in a file is never run"
+            why = "it is no file of weights, or holds more than tensors; code in a file is never run"
         raise UserError(f"{path}: cannot be read as plain tensors ({why})") from None
 
 

@@ -228,6 +228,21 @@ def test_a_crowd_is_no_box(reader, tmp_path):
     assert [[box.xyxy for box in opened[i].boxes] for i in range(4)] == [[(4, 6, 24, 16)]] * 4
 
 
+@pytest.mark.parametrize("reader", [COCOCaptions, COCOInstances])
+@pytest.mark.parametrize("bbox", [[60, 6, 20, 10], [4, -11, 20, 10], [4, 6, -3, 10], [40, 6, 20, 10], [4, 6, 0, 10]])
+def test_a_box_reaches_out_of_its_picture_or_is_flat_but_is_not_nowhere(reader, bbox, tmp_path):
+    coco_captions.example(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2014.json"
+    whole = json.loads(path.read_text())
+    whole["annotations"][1]["bbox"] = bbox
+    path.write_text(json.dumps(whole))
+    if bbox in ([40, 6, 20, 10], [4, 6, 0, 10]):  # the published data has such
+        assert len(reader.open(tmp_path, "val")[1].boxes) == 1
+        return
+    with pytest.raises(UserError, match=rf"instances_val2014\.json: instance 25 has the box {bbox[0]}, .*48 x 32 pixels"):
+        reader.open(tmp_path, "val")
+
+
 # ------------------------------------------------------------------------------------------------------------ files
 
 

@@ -116,5 +116,5 @@ def test_presets_of_one_name_fit(root: str, system: str, parts: tuple[str, ...])
 def test_a_vit_has_no_words_to_name_with():
     with pytest.raises(ValueError, match=r"naming\.by=classes"):
         ViT.Config(naming=Naming.Config(by="words"))
-    with pytest.raises(UserError, match=r"naming needs pictures with names; the training data has 0 different ones"):
+    with pytest.raises(UserError, match=r"naming needs pictures with names, of two names at least; the training data has 0 "):
         Naming.prepare(Naming.Config(unit="picture"), [])

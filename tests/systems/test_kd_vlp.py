@@ -48,5 +48,5 @@ def test_mismatched_pairs_hide_as_much_and_are_asked_nothing_but_whether_they_ma
 def test_teachers_of_another_kind_are_told():
     case = Case("kd_vlp")
     other = case.recipe.system.model_copy(update={"features": 2048, "names": ()})
-    with pytest.raises(UserError, match=r"system.features=2048, but the region store has 8"):
+    with pytest.raises(UserError, match=r"system.features: 2048 given, but the region store has 8"):
         case.cls.prepare(other, [case.samples], None)

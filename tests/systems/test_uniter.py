@@ -63,9 +63,9 @@ def test_what_is_missing_or_of_another_width_is_told():
     with pytest.raises(UserError, match="--regions STORE"):
         UNITER.prepare(UNITER.Config(), [Samples(with_regions=False)], None)
     other = UNITER.Config(image={"features": 2048})
-    with pytest.raises(UserError, match=r"system.image.features=2048, but the region store has 8"):
+    with pytest.raises(UserError, match=r"system.image.features: 2048 given, but the region store has 8"):
         UNITER.prepare(other, [case.samples], None)
-    with pytest.raises(UserError, match=r"system.classes=1601, but the region store has 5"):
+    with pytest.raises(UserError, match=r"system.classes: 1601 given, but the region store has 5"):
         UNITER.prepare(UNITER.Config(classes=1601), [case.samples], None)
     system = case.build()
     batch = case.batch(system)

@@ -76,7 +76,9 @@ def section(name: str, sitter: Sitter, table: dict[str, dict[str, Figures]], fol
         lines.append(f"| {row.what} | " + " | ".join(cells) + " |")
     asked = dict.fromkeys(f"`diptych {row.command.replace(' --', ' --from RUN --', 1)}`" for row in sitter.rows)
     lines += ["", sitter.remark] if sitter.remark else []
-    lines += ["", f"In brackets 95 % intervals. Asked by {', '.join(asked)}."]
+    has_intervals = any(figures.low is not None for cells in table.values() for figures in cells.values())
+    brackets = "In brackets 95 % intervals. " if has_intervals else ""
+    lines += ["", f"{brackets}Asked by {', '.join(asked)}."]
     if "blind" in titles:
         lines[-1] += " Blind: the same weights, every text beside another sample's picture (`data.shuffled=true`)."
     lines += ["", f"![learning curves](../images/portraits/{name}-curves.svg)", "", sitter.about, "", picture, ""]

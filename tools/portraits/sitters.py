@@ -86,6 +86,7 @@ ABOUT = {
 REMARK = {
     "e2e_vlp": "Things are found first; words lean on the picture from step 2,000 on. Whether a text belongs to its picture "
     "is not learnt in this time: half of the wrong texts differ in one word.",
+    "kd_vlp": "A phrase is taken for the right name; which of two apples is meant is not asked, and the target is the names' own.",
     "soho": "Visual words are guessed from the cells around them, beside a wrong text nearly as well as beside the right one.",
     "mural": "Without translations, languages that never stood beside a picture are found by what they share with others; "
     "Gujarati, in a script of its own, is at chance. Translations help it and Ukrainian most. Languages with pictures lose "
@@ -159,7 +160,7 @@ SITTERS = {
     ),
     "kd_vlp": _fusion(
         "kd_vlp",
-        Row("phrases taken for the right region (PRA)", OBJECTIVES, "pra/accuracy"),
+        Row("phrases taken for a region of the likeliest name (PRA)", OBJECTIVES, "pra/accuracy"),
         Row("hidden things named (OMVM)", OBJECTIVES, "omvm/accuracy"),
         two=True,
         blind=("omvm/accuracy",),
