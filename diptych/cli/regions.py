@@ -226,6 +226,10 @@ def seen_on_the_way(sources: Sequence[Mixed]) -> list[Mixed]:
                 continue
             who = f"{find.SHIPPED}, which knows the things of the embedded scenes, looks at the pictures, once: {place}"
             _tell(f"{source.name}: there is no region store, so {who} (`diptych regions train` makes a detector of your own)")
+            if len(source.reader) > _MANY:
+                _tell(
+                    f"{source.name}: {len(source.reader):,} samples take minutes; a first try with `--set data.limit=64` takes none"
+                )
             _look(source, place)
 
     dist.on_first(make)
@@ -235,6 +239,7 @@ def seen_on_the_way(sources: Sequence[Mixed]) -> list[Mixed]:
     ]
 
 
+_MANY = 2000  # samples, about half a minute of a core
 _STAMPED = 64  # pictures of a source whose size and time tell whether it is still what it was
 
 

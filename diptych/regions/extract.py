@@ -86,7 +86,8 @@ def extract(
                     found = system.detect(batch)
             writer.add({key_of(sample.images[0]): own for sample, own in zip(samples, of_pictures(found), strict=True)})
             if n % 20 == 0:
-                tell(f"{source.name}: {len(writer.keys):,} pictures, {writer.rows:,} regions in {out}")
+                done = f"{len(writer.keys):,} pictures of {len(source.reader):,} samples"
+                tell(f"{source.name}: {done}, {writer.rows:,} regions in {out}")
     return writer.finish()
 
 
