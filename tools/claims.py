@@ -57,12 +57,15 @@ def _sides(row: Mapping[str, Any]) -> Iterator[str]:
         if side.get("value") is None:
             yield f"{side['name']} failed"
             continue
+        if row["unit"] == "times":
+            yield f"{side['name']} {side['value']:.1f} ms"
+            continue
         by_chance = f", {side['by_chance']:.1f} by chance" if side.get("by_chance") is not None else ""
         yield f"{side['name']} {side['value']:.1f} ({side['ci95'][0]:.1f} to {side['ci95'][1]:.1f}{by_chance})"
 
 
 def _number(value: float, low: float, high: float, times: bool) -> str:
-    return f"{value:.1f}x ({low:.1f} to {high:.1f})" if times else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{value:.2f}x ({low:.2f} to {high:.2f})" if times else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def main() -> None:

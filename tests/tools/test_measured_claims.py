@@ -15,7 +15,11 @@ def row(name: str, **more: object) -> dict[str, object]:
 
 
 def test_tables_become_one_in_the_order_of_the_claims():
-    first = {"budget": "small", "seeds": 1, "claims": [row("bert-masks", unit="times", value=3.0, ci95=[2.5, 3.5])]}
+    first = {
+        "budget": "small",
+        "seeds": 1,
+        "claims": [row("bert-masks", unit="times", value=3.0, ci95=[2.5, 3.5], sides=[{"name": "with", "value": 8.9}])],
+    }
     second = {"budget": "small", "seeds": 1, "claims": [row("soho-dictionary", why="no side has learnt")]}
     lines = claims.page(claims.merged([first, second])).splitlines()
     assert "diptych compare --claims --systems soho-dictionary,bert-masks --budget small --seeds 1" in lines
@@ -24,7 +28,7 @@ def test_tables_become_one_in_the_order_of_the_claims():
         "| `soho-dictionary` It helps. | VQA: with 55.2 (53.0 to 57.5, 36.0 by chance); without failed | +2.5 (-0.5 to +5.0) "
         "| **too small to tell**: no side has learnt |"
     )
-    assert "| 3.0x (2.5 to 3.5) |" in bert
+    assert "VQA: with 8.9 ms | 3.00x (2.50 to 3.50) |" in bert
     assert lines[-1].count("`") == 2 * (len(CLAIMS) - 2), "the others are named as not run"
     with pytest.raises(SystemExit, match="bert-masks stands in more than one"):
         claims.merged([first, first])
