@@ -87,7 +87,8 @@ REMARK = {
     "e2e_vlp": "Things are found first; words lean on the picture from step 2,000 on. Whether a text belongs to its picture "
     "is not learnt in this time: half of the wrong texts differ in one word.",
     "kd_vlp": "A phrase is taken for the right name; which of two apples is meant is not asked, and the target is the names' own.",
-    "vinvl": "Half of the triples belong together, a quarter each has a wrong caption or wrong tags: to say “belong” is right in 50.",
+    "vinvl": "Half of the triples belong together, a quarter each has a wrong caption or wrong tags: "
+    "to say “belong” is right in 50.",
     "soho": "Visual words are guessed from the cells around them, beside a wrong text nearly as well as beside the right one.",
     "mural": "Without translations, languages that never stood beside a picture are found by what they share with others; "
     "Gujarati, in a script of its own, is at chance. Translations help it and Ukrainian most. Languages with pictures lose "
