@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -26,8 +25,7 @@ EACH, LEAST, AROUND, SHOWN = 6, 20, 2.5, 12  # pictures of a name, pixels of a t
 
 
 def cut(folder: Path) -> int:
-    """Things of `test`, in an order of their own; how many there are."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Things of `test`, in an order of their own, into a new folder; how many there are."""
     reader, taken = scenes(), Counter[str]()
     for index in np.argsort(Draw(0).uniform("zeroshot", np.arange(len(reader)), 1)[:, 0]).tolist():
         sample = reader[index]
@@ -51,6 +49,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("cut_out"), metavar="DIR", help="where the pictures go")
     parser.add_argument("--write", action="store_true", help="into docs/")
     asked = parser.parse_args()
+    if asked.folder.exists():
+        parser.error(f"--folder {asked.folder}: already there; name one to be made")
     count, items = cut(asked.folder), asked.folder.with_suffix(".jsonl")
     words = ["evaluate", "zeroshot", "--from", str(asked.run), "--data", str(asked.folder), "--split", "all"]
     said = json.loads(carry_out([*words, "--items", str(items), "--json"]))

@@ -89,4 +89,5 @@ def _loaded(pipeline: str) -> Any:
 
 def _line(error: Exception) -> str:
     """What spaCy says, without its code and its further lines."""
-    return str(error).partition("\n")[0].partition("] ")[2] or str(error)
+    line = str(error).partition("\n")[0]
+    return line.partition("] ")[2] or line
