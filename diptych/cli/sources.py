@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from diptych.cli.regions import seen_on_the_way
 
 if TYPE_CHECKING:
-    from diptych.config import DataConfig
     from diptych.contracts import Reader, System
     from diptych.data.mixture import Source as Mixed
 
@@ -75,14 +74,6 @@ def with_regions(sources: list[Mixed], regions: Path | None) -> list[Mixed]:
         return seen_on_the_way(sources)
     store = RegionStore(regions)
     return [replace(source, reader=WithRegions(source.reader, store)) for source in sources]
-
-
-def as_asked(sources: list[Mixed], data: DataConfig, training: bool = True) -> list[Mixed]:
-    """Sources of pre-training in the languages, and with the phrases, that a recipe asks for."""
-    from diptych.data.by_language import by_language
-    from diptych.data.phrases import marked
-
-    return marked(by_language(sources, data, training), data)
 
 
 def validation_of(spec: str, purpose: str, regions: Path | None, notes: list[str]) -> dict[str, Reader]:

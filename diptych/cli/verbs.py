@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diptych.cli.sources import as_asked, held_out_of, only, regions_for, told_of, validation_of, with_regions
+from diptych.cli.sources import held_out_of, only, regions_for, told_of, validation_of, with_regions
 from diptych.cli.work import (
     AsJson,
     ConfigFile,
@@ -103,9 +103,7 @@ def pretrain(
         options |= {"tokenizer": words, "announce": lambda recipe: show(recipe, notes)}
         sources = with_regions(find.readers(specs, "train", found.cls.purpose, recipe.data.limit), regions)
         options["about"] = about | told_of(regions, sources)
-        sources = as_asked(sources, recipe.data)
         held_out = held_out_of(specs, found.cls, regions, notes) if recipe.train.validate_every else []
-        held_out = as_asked(held_out, recipe.data, training=False)
         result = run.pretrain(recipe, found.cls, sources, out, start=start, held_out=held_out, **options)
         say(result, *_scores(result), *finished(out))
 
@@ -352,7 +350,6 @@ def _objectives(
         specs = [data] if data else model.about["data"]
         sources = with_regions(find.readers(specs, split, kind.purpose), regions)
         about = {**model.about, "task": None, "from": source, "data": specs, **told_of(regions, sources)}
-        sources = as_asked(sources, recipe.data, training=False)
         result, measured = run.measure(model.system, recipe, sources, split, model.tokenizer, about=about, limit=recipe.data.limit)
         if items:
             _write_items(items, measured.items())

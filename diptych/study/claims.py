@@ -8,7 +8,8 @@
 
 CLAIMS holds a line for each. A side is a list of settings of its system's pre-training; what comes before it, how much is trained
 and asked, and the search of rates in fine-tuning are those of the bake-off (study/pasts.py, study/compare.py), the same for all
-sides of a claim. What several claims need is made once, and what is finished is kept (study/kept.py), under `results/claims`.
+sides of a claim. What several claims need is made once, and so is what the bake-off has in the same folder. What is finished is
+kept (study/kept.py), under `results/claims`.
 """
 
 from __future__ import annotations
@@ -340,17 +341,17 @@ class Claims(Commands):
     def _tuned(self, claim: Claim, side: Side, chain: Chain, arm: str) -> list[Asked]:
         found = self.fields[claim.measure.task]
         assert found is not None, f"{claim.name}: {claim.measure.task} is not to be learnt on the embedded data"
-        place = replace(found, splits=claim.measure.splits)
-        asked = self.budget.asked_of(place.task)
+        asked = self.budget.asked_of(found.task)
         words = {
-            name: (place.task, *words)
-            for name, words in _asks(claim.measure, place.data, (f"data.limit={asked or 'null'}",)).items()
+            name: (found.task, *words)
+            for name, words in _asks(claim.measure, found.data, (f"data.limit={asked or 'null'}",)).items()
         }
         cells = []
         for seed in range(self.seeds):
             labels = side.labels or self.budget.labels
-            cell = self.tuned(chain, place, arm, seed, start=side.start, labels=labels, more=claim.tuning)
-            cells.append(Asked(**{**vars(cell), "key": digest([cell.key, words]), "asks": words}))
+            cell = self.tuned(chain, found, arm, seed, start=side.start, labels=labels, more=claim.tuning)
+            own = {"key": digest([cell.key, words]), "splits": claim.measure.splits, "asks": words}
+            cells.append(Asked(**vars(cell) | own))
         return cells
 
     def _untuned(self, claim: Claim, chain: Chain, arm: str) -> Asked:

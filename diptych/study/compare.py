@@ -37,6 +37,7 @@ from diptych.study.pasts import BUDGETS, PASTS, Budget, Chain, Pasts, Stage
 
 ARMS = ("pretrained", "root_only", "scratch")  # in the order of work: what others wait for comes first
 Place = tuple[str, str, str, int]  # system, task, arm, seed
+WATCHED = {"retrieval": 60}  # samples of `val` asked on the way; elsewhere 200. Ranking compares every picture with every text
 LONG = "root_only_equal_compute"
 LONG_SYSTEMS, LONG_TASKS = ("vilt", "soho", "uniter"), ("vqa", "retrieval")  # patches, cells, regions; where none are named
 SPLITS = ("test", "test-style", "test-composition", "test-object", "test-concept")  # a task is asked on those that its data has
@@ -93,9 +94,19 @@ class Cell:
 
 
 def _suited(task: str, system: str) -> tuple[str, ...]:
-    """Settings of every start of a system on a task: what has filled in words answers by a word, which few labels do for."""
+    """Settings of every start of a system on a task.
+
+    What has filled in words answers by a word, which few labels do for. A gallery has one text of each picture, for five are five
+    times as many pairs, and say little more.
+    """
     fills_in = find.system_class(system).words is not System.words
-    return ("task.head=cloze",) if task == "vqa" and fills_in else ()
+    return {"vqa": ("task.head=cloze",) if fills_in else (), "retrieval": ("task.texts=1",)}.get(task, ())
+
+
+def _samples(drawn: int, task: str, system: str) -> int:
+    """Of `drawn` those for a system on a task: where fusion ranks a text among 16, one is 16 pairs, and an eighth must do."""
+    has_towers = find.system_class(system).towers is not System.towers
+    return drawn // 8 if task == "retrieval" and not has_towers else drawn
 
 
 def field_of(task: str) -> Field | None:
@@ -166,7 +177,7 @@ class Commands:
         before = chain.pretraining.recipe if is_born else _unborn(chain)
         assert before is not None
         recipe = find.finetuning(task, system, before.model_copy(update={"task": None}))
-        drawn = budget.controls if withheld else budget.drawn
+        drawn = _samples(budget.controls if withheld else budget.drawn, task, system)
         steps = max(1, round(drawn / recipe.train.batch_size))
         if is_long:
             steps += self._steps_before(chain, field, recipe)
@@ -181,7 +192,7 @@ class Commands:
             f"train.seed={seed}",
             f"train.log_every={max(steps // 30, 1)}",
             f"train.validate_every={max(steps // 6, 1)}",
-            f"train.validate_on={min(asked or 500, 200)}",
+            f"train.validate_on={min(asked or 500, WATCHED.get(task, 200))}",
             f"train.score_on={asked or 'null'}",
         ]
         words = ["finetune", task, "--from", str(chain.pretraining.command.run) if is_born else chain.spec, "--data", field.data]

@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -26,9 +25,9 @@ from safetensors.torch import save as to_safetensors
 from diptych import __version__, checkpoint, dist
 from diptych.config import Recipe, UserError, flat
 from diptych.contracts import Batch, Evaluation, Reader, System, Task, Tokenizer, Trainable
+from diptych.data.asked import as_asked
 from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
-from diptych.data.noise import Noisy
 from diptych.data.stream import Broken, InOrder, Refusal, Stream
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
@@ -82,8 +81,7 @@ def pretrain(
     Every `train.validate_every` steps and at the end they are measured on `held_out`.
     """
     tokenizer = options.get("tokenizer") or vocabulary.load(vocabulary_of(start) or recipe.text.vocab)
-    if rate := recipe.data.noise:
-        data = [replace(source, reader=Noisy(source.reader, rate, Draw(recipe.train.seed))) for source in data]
+    data = as_asked(data, recipe, training=True)
     prepared = system.prepare(recipe.system, [source.reader for source in data], tokenizer)
     recipe = recipe.model_copy(update={"system": prepared})
 
@@ -98,8 +96,8 @@ def pretrain(
     names = {"verb": "pretrain", "system": _module_name(system), "task": None} | ({"from": str(start)} if start else {})
     about = {**names, **options.get("about", {})}
     if recipe.train.validate_every and held_out:
-        few = recipe.train.validate_on
-        options.setdefault("probe", lambda model: objectives(model, recipe, held_out, tokenizer, few).metrics)
+        few, asked = recipe.train.validate_on, as_asked(held_out, recipe, training=False)
+        options.setdefault("probe", lambda model: objectives(model, recipe, asked, tokenizer, few).metrics)
 
     def score(model: System) -> dict[str, Result]:
         if not (recipe.train.validate_every and held_out):
@@ -121,6 +119,7 @@ def measure(
 ) -> tuple[Result, Measured]:
     """All objectives of pre-training on samples that were not trained on (train/held_out.py)."""
     began = time.perf_counter()
+    data = as_asked(data, recipe, training=False)
     measured = objectives(model, recipe, data, tokenizer, limit)
     result = {
         **_named(recipe, about),

@@ -17,11 +17,12 @@ from diptych import checkpoint
 from diptych.checkpoint import load_weights, read_weights
 from diptych.config import Config, UserError
 from diptych.contracts import IGNORE, Batch, Evaluation, LossTerm, Task
+from diptych.data.asked import as_asked
 from diptych.data.mixture import Source
 from diptych.report.profile import profile_page
 from diptych.train.held_out import objectives
 from diptych.train.log import Journal, append, cut_after, progress_line
-from diptych.train.run import evaluate, finetune, pretrain
+from diptych.train.run import evaluate, finetune, measure, pretrain
 from diptych.train.start import copy_part
 
 
@@ -209,6 +210,28 @@ def test_shuffled_texts_stand_beside_the_pictures_of_others(tmp_path):
     seeing, shuffled = (evaluate(task, one, Pictures(100), "val", TOKENIZER)[1].items for one in (tuning(), blind))
     assert sum(item["score"] for item in seeing) == 100
     assert 10 < sum(item["score"] for item in shuffled) < 40
+
+
+def test_languages_and_noise_are_of_the_recipe_whoever_begins_the_run(tmp_path):
+    """Every third sample is Swahili: a run that asks for it trains on those, spoilt, and is measured on those as they are."""
+
+    class Spoken(Pictures):
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), language="en" if index % 3 else "sw")
+
+    swahili, model = recipe({"validate_every": 4}, {"languages": ("sw",), "noise": 1.0}), toy_run.stream_and_model(recipe())[1]
+    spoken = [Source("toy", Spoken(90))]
+    learnt = as_asked(spoken, swahili, training=True)[0].reader
+    assert [sample.language for sample in learnt] == ["sw"] * 30
+    same = sum(learnt[n].texts == spoken[0].reader[3 * n].texts for n in range(30))
+    assert same < 10  # another sample's text, a third of them, is of ten colours at times the same
+    about = {"system": "toy", "preset": None, "task": None, "data": ["toy"], "from": "x"}
+    result, _ = measure(model, swahili, spoken, "val", TOKENIZER, about=about)
+    thirds = objectives(model, recipe(), [Source("toy", [spoken[0].reader[n] for n in range(0, 90, 3)])], TOKENIZER)
+    assert (result["n"], result["metrics"]) == (30, thirds.metrics)
+    for unheard in ({"data": spoken}, {"data": sources(), "held_out": spoken}):
+        with pytest.raises(UserError, match="no sample in 'uk'"):
+            pretrain(recipe({"validate_every": 4}, {"languages": ("uk",)}), Toy, out=tmp_path, **unheard, **QUIET)
 
 
 def test_objectives_on_held_out_samples_with_their_intervals():
