@@ -124,6 +124,15 @@ def test_captioning_by_hand(case, monkeypatch):
     assert whole.predictions[3]["image_id"] == "sample-3"
     json.dumps([whole.metrics, whole.items, whole.predictions], allow_nan=False)
     assert task.evaluate([]).metrics == {}
+    # a picture that another sample shows too: asked once, with the texts of both, however batches are cut
+    case.samples[5] = replace(case.samples[5], key="140", images=case.samples[2].images, texts=("there is a dog", "a dog"))
+    whole, parts = (task.evaluate(batches(case, *groups)) for groups in ([range(6)], [[0, 1], [2, 3, 4], [5]]))
+    assert (
+        [item["key"] for item in whole.items]
+        == [item["key"] for item in parts.items]
+        == [f"sample-{i}" for i in (0, 1)] + ["139", "sample-3", "sample-4"]
+    )
+    assert parts.items[2]["scores"]["exact"] == 1
 
 
 @pytest.mark.parametrize("kind", [CaptionTask, DetectionTask])
