@@ -36,7 +36,8 @@ from diptych.atelier.vocabulary import SPLITS, World
 from diptych.config import UserError
 from diptych.draw import Draw
 
-VERSION = 1
+VERSION = 2  # of what is drawn
+LAYOUT = 1  # of the files, which name it
 DEFAULT, SMALL = 70_000, 3_000  # scenes; the default is 290 MB
 QUALITY = 75  # of the JPEGs; chroma at half size; Huffman tables fitted to each picture: a sixth smaller
 
@@ -71,7 +72,7 @@ class Table(NamedTuple):
     around: Mapping[str, Any] = MappingProxyType({})
 
 
-_ABOUT = {"info": {"description": "Diptych scenes", "version": str(VERSION)}, "licenses": []}
+_ABOUT = {"info": {"description": "Diptych scenes", "version": str(LAYOUT)}, "licenses": []}
 _VQA = {"data_subtype": "{split}", "data_type": "scenes", "task_type": "Open-Ended"}
 TABLES = {
     "captions": Table("coco/captions_{split}.json", "annotations", _ABOUT),
@@ -107,6 +108,7 @@ def parameters() -> dict[str, Any]:
         "side": compose.SIDE,
         "margins": [facts.STEP, facts.LEAD, facts.OFF_CENTRE, compose.GAP, compose.MOST_AREA],
         "shares": SHARES,
+        "sentences": [nlvr2.DENIED, nlvr2.DRAWS],
         "kinds": {name: [kind.scenes, kind.train, kind.test] for name, kind in KINDS.items()},
         "quality": QUALITY,
     }

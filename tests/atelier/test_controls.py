@@ -100,7 +100,7 @@ def test_pairs_of_pictures():
         [(row, [scenes[int(row[side][-12:-4])] for side in ("left_url", "right_url")]) for scenes, rows in found for row in rows]
         for found in (rows_of("nlvr2", split, 1000, "nlvr2") for split in ("train", "test"))
     )
-    assert len(test) == 4000
+    assert len(test) == 8000
     assert by_words(*([(row["sentence"], row["label"]) for row, _ in part] for part in (train, test))) == pytest.approx(
         0.5, abs=MARGIN
     )

@@ -74,13 +74,15 @@ def test_questions_have_their_answers_and_complements_differ(split):
 
 def test_pairs_of_pictures_have_their_labels():
     for scenes, rows in rows_of("nlvr2", "train", 150):
-        labels = []
+        labels: dict[str, list[str]] = {}  # by sentence
         for row in rows["nlvr2"]:
             left, right = (checker.look(scenes[int(row[side][-12:-4])]) for side in ("left_url", "right_url"))
             assert str(_of_pair(row["sentence"].lower().rstrip("."), left, right)) == row["label"], (row["sentence"], left, right)
-            labels.append(row["label"])
-        assert sorted(labels) == ["False", "False", "True", "True"]
+            labels.setdefault(row["sentence"], []).append(row["label"])
+        first, second = labels.values()
+        assert sorted(first) == ["False", "False", "True", "True"] and all(a != b for a, b in zip(first, second, strict=True))
         assert len({(row["left_url"], row["right_url"]) for row in rows["nlvr2"]}) == 4
+        assert len({row["identifier"] for row in rows["nlvr2"]}) == 8
 
 
 def _of_pair(text, left, right):
