@@ -273,7 +273,12 @@ def _run(
             if finished is not None:
                 journal.tell(f"{out}: this run is finished")
                 return finished
+            samples = sum(len(source.reader) for source in data)
             told: list[str] = []
+            if (times := recipe.train.batch_size // samples) >= 10:  # hardly on purpose, and it looks like hanging
+                told.append(
+                    f"train.batch_size={recipe.train.batch_size} of {samples} samples: each is drawn {times} times in every step"
+                )
             model = begin(told.append, saved is not None).to(device)
             stream = Stream.training(model, recipe, mixture, tokenizer, draw, dist.rank(), dist.size())
             if saved is None:
@@ -286,7 +291,7 @@ def _run(
                 train=recipe.train,
                 directory=out,
                 journal=journal,
-                quarantine=Quarantine(out, recipe.data.max_broken, sum(len(source.reader) for source in data)),
+                quarantine=Quarantine(out, recipe.data.max_broken, samples),
                 device=device,
                 precision=choose_precision(recipe.train.precision, device),
                 workers=recipe.data.workers,

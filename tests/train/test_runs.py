@@ -181,6 +181,13 @@ def test_a_run_that_never_began_leaves_nothing_that_was_not_there(tmp_path):
     assert (tmp_path / "b" / "quarantine.jsonl").exists(), "a list of what is broken is worth keeping"
 
 
+def test_a_batch_of_many_times_the_data_is_said(tmp_path, capsys):
+    begun = {"tokenizer": TOKENIZER, "trackers": ()}
+    pretrain(recipe({"steps": 1, "batch_size": 400}), Toy, sources(40), tmp_path / "a", **begun)
+    pretrain(recipe({"steps": 1, "batch_size": 399}), Toy, sources(40), tmp_path / "b", **begun)
+    assert capsys.readouterr().err.count("train.batch_size=400 of 40 samples: each is drawn 10 times in every step") == 1
+
+
 def test_evaluation_keeps_every_question_in_order(tmp_path):
     model = toy_run.stream_and_model(recipe())[1]
     task = Colour(Colour.Config(names=tuple(sorted(toy_run.COLOURS))), model, TOKENIZER)
