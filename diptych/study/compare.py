@@ -93,14 +93,18 @@ class Cell:
         return [json.loads(line) for line in command.makes.read_text(encoding="utf-8").splitlines()]
 
 
-def _suited(task: str, system: str) -> tuple[str, ...]:
-    """Settings of every start of a system on a task.
+def _suited(task: str, system: str, start: str) -> tuple[str, ...]:
+    """Settings of a system on a task.
 
     What has filled in words answers by a word, which few labels do for. A gallery has one text of each picture, for five are five
-    times as many pairs, and say little more.
+    times as many pairs, and say little more. MURAL that was not pre-trained does without pairs of texts, which no task has.
     """
-    fills_in = find.system_class(system).words is not System.words
-    return {"vqa": ("task.head=cloze",) if fills_in else (), "retrieval": ("task.texts=1",)}.get(task, ())
+    if task == "vqa":
+        fills_in = find.system_class(system).words is not System.words
+        return ("task.head=cloze",) if fills_in else ()
+    if task == "retrieval":
+        return ("task.texts=1", *(("system.t2t=null",) if system == "mural" and start != "pretrained" else ()))
+    return ()
 
 
 def _samples(drawn: int, task: str, system: str) -> int:
@@ -185,7 +189,7 @@ class Commands:
         settings = [
             *chain.past.settings,
             *([f"task.withhold={withheld}"] if withheld else []),
-            *_suited(task, system),
+            *_suited(task, system, start),
             *more,
             f"data.limit={labels or 'null'}",
             f"train.steps={steps}",
@@ -234,7 +238,7 @@ class Commands:
                 data = [word for option, word in pairwise(stage.command.words) if option == "--data"]
                 a_sample = self.pasts.price(stage.system, stage.recipe, data).flops
                 flops += a_sample * stage.recipe.train.steps * stage.recipe.train.batch_size
-        settings = (*chain.past.settings, *_suited(field.task, chain.system))
+        settings = (*chain.past.settings, *_suited(field.task, chain.system, "root_only"))
         tuned = config.resolve(recipe, *map(config.from_setting, settings))
         return round(flops / (self.pasts.price(chain.system, tuned, (field.data,), field.task).flops * recipe.train.batch_size))
 
