@@ -10,19 +10,19 @@ compare. The texts' words are what metrics/cider.py takes them to be, not the Pe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import PositiveInt
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import ROWS_PER_SAMPLE, Batch, Evaluation, LossTerm, Sample, System, Task, Tokenizer
+from diptych.contracts import Batch, Evaluation, LossTerm, System, Task, Tokenizer
 from diptych.draw import Draw
 from diptych.metrics.bleu import bleu
 from diptych.metrics.cider import cider_d
 from diptych.metrics.penn import words
 from diptych.tasks.coco_results import image_id
+from diptych.tasks.gallery import Gallery
 
 
 class Asks(Protocol):
@@ -76,30 +76,21 @@ class CaptionTask(Task):
 
         A picture of several samples is asked once, and what all of them say of it are its references.
         """
-        place_of: dict[Path | bytes, int] = {}
-        shown: list[Sample] = []  # the first of each picture
-        written: list[str] = []
-        references: list[list[str]] = []
-        read: set[int] = set()  # samples, whose rows are as many as their texts
+        gallery, written = Gallery(), list[str]()
         for batch in batches:
-            if batch.images is None or batch.image_of_BN is None:
+            if batch.images is None:
                 raise UserError("caption needs pictures, and this data set has texts only")
-            texts = [self.tokenizer.decode(ids) for ids in self.writer.decode(batch, self.config.most, self.config.beam)]
-            row_B, place_B = batch.row_B.tolist(), batch.image_of_BN[:, 0].tolist()
-            for sample, row, place in zip(batch.samples, row_B, place_B, strict=True):
-                i = place_of.setdefault(sample.images[0], len(shown))
-                if i == len(shown):
-                    shown.append(sample)
-                    written.append(texts[place])
-                    references.append([])
-                if row // ROWS_PER_SAMPLE not in read:
-                    read.add(row // ROWS_PER_SAMPLE)
-                    references[i] += sample.texts
-        if not shown:
+            new_I = gallery.add(batch)
+            texts = self.writer.decode(batch, self.config.most, self.config.beam)
+            written += [self.tokenizer.decode(texts[place]) for place in new_I.tolist()]
+        if not written:
             return Evaluation({}, [], [])
+        references: list[list[str]] = [[] for _ in written]
+        for text, image in zip(gallery.texts, gallery.image_of, strict=True):
+            references[image].append(text)
         cider_I = cider_d(written, references)
         items: list[dict[str, Any]] = []
-        for sample, text, true, cider in zip(shown, written, references, cider_I, strict=True):
+        for sample, text, true, cider in zip(gallery.shown, written, references, cider_I, strict=True):
             exact = float(any(words(text) == words(other) for other in true))
             about = {"key": sample.key, "group": sample.group or sample.key, "type": "picture", "text": text}
             items.append(about | {"score": cider / 10, "scores": {"cider/10": cider / 10, "exact": exact}})
