@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,16 @@ def price(table: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(2.6 * len(tasks) + 0.4, 2.6), layout="constrained")
     for place, task in enumerate(tasks):
         axes = figure.add_subplot(1, len(tasks), place + 1)
-        for cost in table["costs"]:
-            if cost["task"] == task and score.get((cost["system"], task)) is not None:
-                tone = TONES[table["systems"].index(cost["system"]) % len(TONES)]
-                at = (cost["milliseconds"], score[cost["system"], task])
-                axes.plot(*at, "o", color=tone)
-                axes.annotate(cost["system"], at, xytext=(4, 3), textcoords="offset points", fontsize=7, color=tone)
+        costs = [c for c in table["costs"] if c["task"] == task and score.get((c["system"], task)) is not None]
+        points = sorted((score[cost["system"], task], cost["milliseconds"], cost["system"]) for cost in costs)
+        near = 0.08 * (points[-1][0] - points[0][0])
+        for (height, ms, system), above in zip_longest(points, points[1:]):
+            tone = TONES[table["systems"].index(system) % len(TONES)]
+            is_close = above is not None and above[0] - height < near  # then its name stands below, out of that one's way
+            axes.plot(ms, height, "o", color=tone)
+            axes.annotate(
+                system, (ms, height), xytext=(4, -8 if is_close else 3), textcoords="offset points", fontsize=7, color=tone
+            )
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("ms a question, one core", fontsize=8)
         axes.margins(y=0.2)
