@@ -20,9 +20,10 @@ from diptych.data.collate import Collate
 from diptych.data.picture import decode
 from diptych.data.stream import InOrder
 from diptych.draw import Draw
-from diptych.load import Guess, Model, load
+from diptych.load import Model, load
 from diptych.metrics.recall import recall
 from diptych.regions.store import RegionStore, WithRegions
+from diptych.replies import Guess
 from diptych.report.overlay import Look, lit
 from tools.portraits.runs import NOISE, PICTURED, UNPICTURED
 
