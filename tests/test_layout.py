@@ -13,12 +13,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room imports from rooms on lines above it and from itself; rooms on one line don't know one another.
 LEVELS = (
     ("contracts", "config", "draw", "launch"),
-    ("nn", "dist", "checkpoint", "metrics"),
+    ("nn", "dist", "checkpoint", "metrics", "replies"),
     ("image", "text", "fusion", "objectives", "data", "atelier"),
     ("weights", "systems", "tasks"),
     ("regions", "train"),
     ("find", "load", "plan"),
-    ("study", "report", "serve"),
+    ("study", "report"),
     ("cli",),
     ("__init__", "__main__"),
 )
