@@ -465,6 +465,8 @@ class Task(Trainable):
     purpose: ClassVar[str]  # what its readers' samples are for
     reads: ClassVar[tuple[Offer, ...]] = ("fuse",)  # asked of a system: any will do; with "read", texts alone are a control
     fixed: ClassVar[frozenset[str]] = frozenset()  # keys of its Config that its weights are made for: evaluation can't change them
+    headline: ClassVar[str] = ""  # what the mean over types of its items' `score` is, in words, and chance
+    has_header: ClassVar[bool] = True  # of a table of its predictions: whether the benchmark's begins with the columns' names
     needs_labels: ClassVar[bool] = True  # False: it can be evaluated on a system that was never fine-tuned (zero-shot)
     config: Any  # an instance of its own Config
     system: System

@@ -26,7 +26,7 @@ from torch import Tensor
 from diptych import find
 from diptych.checkpoint import load_weights, read_weights, weights_of, write_file, write_json
 from diptych.config import Recipe, UserError
-from diptych.contracts import Batch, Fused, Sample, System, Task, Tokenizer, Towers
+from diptych.contracts import Batch, Fused, Sample, System, Task, Tokenizer, Towers, Trainable
 from diptych.data.collate import Collate
 from diptych.data.picture import BrokenPicture, decode, decode_sample
 from diptych.data.stream import InOrder
@@ -317,7 +317,7 @@ class Model:
         kind = find.task_class(name)
         find.suits(name, self.about["system"])
         if self.task is not None or kind.needs_labels:
-            raise self._cannot(f"be evaluated on {name}", name)
+            raise self._cannot(f"be evaluated on {name}", name if kind.forward is not Trainable.forward else None)
         return kind(kind.Config(), self.system, self.tokenizer).to(next(self.module.parameters()).device).eval()
 
     def _check_asked(self, text: str, texts: Sequence[str]) -> None:
@@ -329,9 +329,12 @@ class Model:
         if isinstance(self.task, Chooses) and "[MASK]" not in text and len(texts) < 3:
             raise UserError(f"'{text}': write a question and the answers to choose from: 'what is it? | a cat | a dog'")
         for one in [text] if "[MASK]" in text or isinstance(self.task, Answers) else texts:
-            most, tokens = self.recipe.text.max_tokens, len(self.tokenizer.encode(one, sys.maxsize).ids)
+            shown = one if len(one) < 60 else f"{one[:57]}..."
+            most, ids = self.recipe.text.max_tokens, self.tokenizer.encode(one, sys.maxsize).ids
+            tokens = len(ids)
+            if set(ids[1:-1]) <= {self.tokenizer.unk_id}:
+                raise UserError(f"'{shown}': this run's vocabulary knows no word of it")
             if tokens > most:
-                shown = one if len(one) < 60 else f"{one[:57]}..."
                 raise UserError(f"'{shown}': {tokens} tokens, and this run reads {most} (text.max_tokens); ask in fewer words")
 
     @property

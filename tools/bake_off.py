@@ -1,4 +1,4 @@
-"""The results page from finished tables of `diptych compare`: `python -m tools.bake_off OUT... [--write]`.
+"""The results page from the table of `diptych compare --kept --out OUT`: `python -m tools.bake_off OUT [--write]`.
 
     OUT/table.json --> docs/results.md, between `<!-- bake-off -->` and `<!-- end of bake-off -->`
                        docs/results/table.csv, gains.svg, price.svg
@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from diptych import find
 from diptych.report.compare import Card
 from diptych.study.compare import LONG, Plan, Work
 from diptych.study.compare_report import told
@@ -37,22 +38,14 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 ARMS = {"scratch": "from scratch", "root_only": "root only", "pretrained": "pre-trained"}
 NEWS = {"test": "as in training", "test-style": "new artists", "test-composition": "new colours", "test-object": "new objects"}
+PARTS = {
+    "Q->A": "Q->A",
+    "QA->R": "QA->R",
+    "consistency": "consistency",
+    "img_r1": "text to picture R@1",
+    "txt_r1": "picture to text R@1",
+}
 TONES = ("#c8421c", "#2f6f9f", "#5b8c3a", "#8b5a9f", "#b8860b", "#3a8c86", "#8b8a86", "#444444")
-
-
-def merged(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Several tables of one budget as one. No two may have the same system on the same task."""
-    whole: dict[str, Any] = {name: tables[0][name] for name in ("budget", "preset", "seeds")}
-    if any(table[name] != value for table in tables for name, value in whole.items()):
-        raise SystemExit("tables of several budgets or numbers of seeds do not go on one page")
-    places = [(cell["system"], cell["task"], cell["arm"]) for table in tables for cell in table["cells"]]
-    if twice := [place for place in places if places.count(place) > 1]:
-        raise SystemExit(f"{' on '.join(twice[0][:2])} stands in more than one table")
-    whole["systems"] = list(dict.fromkeys(system for table in tables for system in table["systems"]))
-    whole["tasks"] = {task: about for table in tables for task, about in table["tasks"].items()}
-    for name in ("cells", "gains", "costs", "unfit", "failed", "equal_compute"):
-        whole[name] = [entry for table in tables for entry in table[name]]
-    return whole | {"commands": [command(table) for table in tables]}
 
 
 def page(table: Mapping[str, Any]) -> str:
@@ -64,11 +57,11 @@ def page(table: Mapping[str, Any]) -> str:
 
 def command(table: Mapping[str, Any]) -> str:
     words = f"--systems {','.join(table['systems'])} --tasks {','.join(table['tasks'])} --budget {table['budget']}"
-    return f"diptych compare {words} --seeds {table['seeds']}"
+    return f"diptych compare {words} --seeds {table['seeds']} --kept"
 
 
 def _summary(table: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("```console", *table["commands"], "```", "")
+    yield from ("```console", command(table), "```", "")
     for over, name in (("root_only", "the root alone"), ("scratch", "a start from scratch")):
         gains = [gain for gain in table["gains"] if gain["over"] == over and not (over == "scratch" and _is_root(table, gain))]
         if not gains:
@@ -80,16 +73,17 @@ def _summary(table: Mapping[str, Any]) -> Iterator[str]:
         )
     if failed := table["failed"]:
         yield f"* Failed: {'; '.join('{cell} ({why})'.format(**one) for one in failed)}."
-    if unfit := table["unfit"]:
-        yield f"* Not asked: {'; '.join('{system} on {task}'.format(**one) for one in unfit)}."
+    for why in dict.fromkeys(one["why"] for one in table["unfit"]):
+        those = [one for one in table["unfit"] if one["why"] == why]
+        yield f"* {why[0].upper()}{why[1:]}: {'; '.join('{system} on {task}'.format(**one) for one in those)}."
     yield from ("", "![what pre-training is worth, by system and task](results/gains.svg)", "")
-    yield from ("The pre-trained system with the best score on `test` of each task so far, and the same system on what is new:", "")
+    yield from ("Of each task the pre-trained system that was best on `val`, scored on `test`, and on what is new:", "")
     splits = [split for split in NEWS if any(split in task["splits"] for task in table["tasks"].values())]
     yield from _head("task", "system", *(NEWS[split] for split in splits))
     for task in table["tasks"]:
         done = [cell for cell in table["cells"] if cell["task"] == task and cell["arm"] == "pretrained" and "value" in cell]
         if done:
-            best = max(done, key=lambda cell: cell["value"])
+            best = max(done, key=lambda cell: cell["on_val"] or 0)
             yield _row(task, best["system"], *(_score(best["by_split"].get(split)) for split in splits))
     yield ""
 
@@ -98,11 +92,15 @@ def _task(table: Mapping[str, Any], task: str) -> Iterator[str]:
     cells = {(cell["system"], cell["arm"]): cell for cell in table["cells"] if cell["task"] == task}
     gains = {(gain["system"], gain["over"]): gain for gain in table["gains"] if gain["task"] == task}
     asked = max((cell["n"] for cell in cells.values() if "n" in cell), default=0)
-    labels = max((cell.get("labels") or 0 for cell in cells.values()), default=0)
+    labels = sorted({cell["labels"] for (_, arm), cell in cells.items() if arm in ARMS and cell.get("labels")})
+    headline = find.task_class(task).headline
     yield from (
         f"### [{task}](tasks/{task}.md)",
         "",
-        f"{labels:,} labelled samples for every start, {asked:,} questions of `test`.",
+        f"The score is {headline}. "
+        * bool(headline)
+        + f"{' or '.join(f'{n:,}' for n in labels)} labelled samples, of one system the same for every start; "
+        f"{asked:,} questions of `test`.",
         "",
     )
     yield from _head("system", *ARMS.values(), "gain over the root", "gain over scratch", "rates")
@@ -118,7 +116,7 @@ def _task(table: Mapping[str, Any], task: str) -> Iterator[str]:
     yield ""
     kinds = _kinds(cells)
     if kinds:
-        yield from _head("pre-trained, by type", *kinds)
+        yield from _head("pre-trained, in parts", *kinds)
         for system in table["systems"]:
             if "details" in (cell := cells.get((system, "pretrained"), {})):
                 yield _row(
@@ -128,9 +126,11 @@ def _task(table: Mapping[str, Any], task: str) -> Iterator[str]:
 
 
 def _kinds(cells: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, str]:
-    """Types of questions, and what `details` calls them."""
-    named = [name for cell in cells.values() for name in cell.get("details", {}) if name.startswith("question_type/")]
-    return {name.partition("/")[2]: name for name in dict.fromkeys(named)}
+    """Types of questions, or parts of a score, and what `details` calls them."""
+    named: list[str] = [
+        name for cell in cells.values() for name in cell.get("details", {}) if name.startswith("question_type/") or name in PARTS
+    ]
+    return {PARTS.get(name, name.partition("/")[2]): name for name in dict.fromkeys(named)}
 
 
 def _controls(table: Mapping[str, Any]) -> Iterator[str]:
@@ -226,8 +226,9 @@ def price(table: Mapping[str, Any]) -> Figure:
 
 def galleries(table: Mapping[str, Any], out: Path, results: Path) -> Iterator[tuple[str, list[list[Tile]]]]:
     """Of each task: a row of cards, each a picture (NLVR2: two) with the question, its answer, and what was said."""
-    plan = Plan(table["systems"], list(table["tasks"]), BUDGETS[table["budget"]], table["seeds"], out)
-    for task in told(plan, Work(plan, Results(results)), table).tables:
+    plan, kept = Plan(table["systems"], list(table["tasks"]), BUDGETS[table["budget"]], table["seeds"], out), Results(results)
+    plan.keep_to(kept)
+    for task in told(plan, Work(plan, kept), table).tables:
         if task.cards:
             cards = [_tiles(card) for card in task.cards]
             half = (len(cards) + 1) // 2
@@ -300,14 +301,13 @@ def _row(*fields: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bake_off", description="The results page, from tables of `diptych compare`."
+        prog="python -m tools.bake_off", description="The results page, from a table of `diptych compare`."
     )
-    parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="directories of `diptych compare`")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a directory of `diptych compare --kept`")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="where the finished cells are kept")
     parser.add_argument("--write", action="store_true", help="into docs/, instead of to the terminal")
     asked = parser.parse_args()
-    tables = {out: json.loads((out / "table.json").read_text(encoding="utf-8")) for out in asked.out}
-    table = merged(list(tables.values()))
+    table = json.loads((asked.out / "table.json").read_text(encoding="utf-8"))
     if not asked.write:
         print(page(table))
         return
@@ -320,12 +320,8 @@ def main() -> None:
             figure.savefig(results / f"{name}.svg", metadata={"Date": None})
     pictures = DOCS / "images/tasks"
     pictures.mkdir(exist_ok=True, parents=True)
-    drawn: set[str] = set()
-    for out, one in tables.items():
-        for task, rows in galleries(one, out, asked.results):
-            if task not in drawn:  # where several tables have a task, the first of them
-                sheet(rows, pictures / f"{task}.png")
-            drawn.add(task)
+    for task, rows in galleries(table, asked.out, asked.results):
+        sheet(rows, pictures / f"{task}.png")
     put(DOCS / "results.md", "bake-off", page(table))
 
 

@@ -40,6 +40,9 @@ def compare(
         int | None,
         typer.Option("--jobs", min=1, metavar="N", help="Commands beside each other; by default one a core, or one GPU."),
     ] = None,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="A table of the cells in --results that are kept; the others are not computed.")
+    ] = False,
     resume: Annotated[
         Resume, typer.Option("--resume", help="auto: go on with the table in OUT; never: refuse if there is one.")
     ] = Resume.auto,
@@ -68,7 +71,7 @@ def compare(
 
         jobs = jobs or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8))
         wanted, asked = ([name.strip() for name in text.split(",") if name.strip()] for text in (systems, tasks))
-        options = Options(wanted, asked, BUDGETS[budget.value], seeds, jobs, resume.value, results, equal_compute)
+        options = Options(wanted, asked, BUDGETS[budget.value], seeds, jobs, resume.value, results, equal_compute, kept)
         name = "claims" if claims else "table"
         out = out or Path("runs/claims" if claims else "runs/compare")
         table = fill(options, out, call)

@@ -201,7 +201,7 @@ def evaluate(
         about = {**model.about, "task": name, "from": source, "data": [spec], **told_of(regions, [found])}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
-            put("--predictions", predictions, lambda: _write_predictions(predictions, evaluation.predictions))
+            put("--predictions", predictions, lambda: _write_predictions(predictions, evaluation.predictions, task.has_header))
         if items:
             _write_items(items, evaluation.items)
         say(result, *_scores(result))
@@ -400,7 +400,7 @@ def _write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     put("--items", path, lambda: checkpoint.write_file(path, lines.encode()))
 
 
-def _write_predictions(path: Path, predictions: list[Any]) -> None:
+def _write_predictions(path: Path, predictions: list[Any], has_header: bool) -> None:
     """JSON, or a table of the predictions' fields."""
     from diptych import checkpoint
 
@@ -413,14 +413,17 @@ def _write_predictions(path: Path, predictions: list[Any]) -> None:
     names = dict.fromkeys(name for row in predictions for name in row)
     table = io.StringIO()
     writer = csv.DictWriter(table, [*names], lineterminator="\n")
-    writer.writeheader()
+    if has_header:
+        writer.writeheader()
     writer.writerows(predictions)
     checkpoint.write_file(path, table.getvalue().encode())
 
 
 def _scores(result: Mapping[str, Any]) -> list[str]:
     """A result as a table: metric, value, 95 % interval. Ranks other than the first have none."""
-    if not result or (result["split"] == "train" and not result["ci95"]):  # the losses of a training that asked nobody
+    if not result or (
+        result["split"] == "train" and result["n"] and not result["ci95"]
+    ):  # the losses of a training that asked nobody
         return []
     asked = {None: "samples", "retrieval": "queries", "rec": "phrases"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]
@@ -432,4 +435,7 @@ def _scores(result: Mapping[str, Any]) -> list[str]:
             f"{metric:>20} {value:7.{2 if result['task'] else 4}f}"
             + ("" if low_high is None else "   ({:.2f} to {:.2f})".format(*low_high))
         )
+    if broken := result.get("broken"):
+        first = f"{broken[0]['path'] or broken[0]['key']}: {broken[0]['reason']}"
+        lines.append(f"{len(broken)} with a picture that cannot be read, which was grey to the model; the first is {first}")
     return lines

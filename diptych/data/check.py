@@ -19,15 +19,14 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from diptych.config import Recipe, UserError, nearest
-from diptych.contracts import Encoding, Reader, Sample, Tokenizer
+from diptych.contracts import Reader, Sample, Tokenizer
 from diptych.data import files
 from diptych.data.files import Problem
 from diptych.data.picture import BrokenPicture, decode
+from diptych.data.words import SHATTERED, Words
 
 SAMPLE = 2_000
-SHOWN = 5  # places named of each kind of problem, and words
-WHOLE = 1 << 20  # tokens: a text that is not cut
-SHATTERED = 4  # pieces from which on a word is called shattered
+SHOWN = 5  # places named of each kind of problem
 MOST_CUT, MOST_UNKNOWN, MOST_SHATTERED = 0.05, 0.01, 0.05  # shares above which there is a warning
 
 
@@ -37,38 +36,6 @@ class Held(NamedTuple):
     samples: int
     pictures: int
     texts: int
-
-
-@dataclass
-class Words:
-    """How the vocabulary takes the texts that were looked at."""
-
-    lengths: list[int] = field(default_factory=list)  # in tokens, uncut
-    words: int = 0
-    pieces: int = 0
-    unknown: Counter[str] = field(default_factory=Counter)
-    shattered: Counter[str] = field(default_factory=Counter)
-
-    def add(self, text: str, encoding: Encoding, unk_id: int) -> None:
-        self.lengths.append(len(encoding.ids))
-        of_word: dict[int, list[int]] = {}
-        for place, word in enumerate(encoding.words):
-            if word >= 0:
-                of_word.setdefault(word, []).append(place)
-        self.words += len(of_word)
-        for places in of_word.values():
-            self.pieces += len(places)
-            word = text[encoding.offsets[places[0]][0] : encoding.offsets[places[-1]][1]]
-            if any(encoding.ids[place] == unk_id for place in places):
-                self.unknown[word] += 1
-            elif len(places) >= SHATTERED:
-                self.shattered[word] += 1
-
-    def share(self, of: Counter[str]) -> float:
-        return of.total() / max(self.words, 1)
-
-    def cut(self, max_tokens: int) -> float:
-        return sum(length > max_tokens for length in self.lengths) / max(len(self.lengths), 1)
 
 
 @dataclass
@@ -210,7 +177,7 @@ def check(
                 for path in paths.keys() - looked.keys():
                     looked[path] = _look(report, path, paths[path])
                 for text in sample.texts:
-                    report.words.add(text, tokenizer.encode(text, WHOLE), tokenizer.unk_id)
+                    report.words.add(text, tokenizer)
             number += 1
         report.held[reader_name][of] = Held(len(reader), len(pictures), texts)
     report.looked = len(looked)
@@ -341,7 +308,7 @@ def _of_texts(report: Report) -> Iterator[Problem]:
         yield Problem("texts that are cut", f"{cut:.0%} of the texts at text.max_tokens={text.max_tokens}; {cure}", is_fatal=False)
     for fate, of, most in (("does not know", words.unknown, MOST_UNKNOWN), ("breaks into pieces", words.shattered, MOST_SHATTERED)):
         if (share := words.share(of)) > most:
-            said = f"{share:.1%} of all with text.vocab={text.vocab}, such as {_quoted(of)}; try --set text.vocab=PATH"
+            said = f"{share:.1%} of all with text.vocab={text.vocab}, such as {words.commonest(of)}; try --set text.vocab=PATH"
             yield Problem(f"words that the vocabulary {fate}", said, is_fatal=False)
 
 
@@ -397,10 +364,6 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
             f"{text.vocab}: {words.pieces / max(words.words, 1):.2f} pieces a word; "
             f"{words.share(words.unknown):.1%} of words unknown, {words.share(words.shattered):.1%} in {SHATTERED} pieces or more",
         )
-
-
-def _quoted(words: Counter[str]) -> str:
-    return ", ".join(f"'{word}'" for word, _ in words.most_common(SHOWN))
 
 
 def _spread(sizes: Iterable[tuple[int, int]]) -> dict[str, list[int]]:

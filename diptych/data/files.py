@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -47,6 +47,13 @@ def refuse(problems: Iterable[Problem]) -> None:
     if fatal:
         more = f" (and {len(fatal) - 1} more; `diptych data check` lists them)" if len(fatal) > 1 else ""
         raise UserError(fatal[0].said + more)
+
+
+def refuse_repeated(path: Path, what: str, ids: Sequence[Hashable]) -> None:
+    """An id that stands in a file twice would be trained on, scored and predicted twice."""
+    if len(seen := set(ids)) < len(ids):
+        twice = next(name for name in ids if name not in seen or seen.remove(name))
+        raise UserError(f"{path}: {what} {twice} is there twice ({len(ids) - len(set(ids))} repeated in all)")
 
 
 def first_of(root: Path, candidates: Iterable[str]) -> Path | None:

@@ -63,6 +63,7 @@ class Karpathy:
                     break
         if not self._pictures:
             raise files.no_split(_NAME, split, sorted(splits), root)
+        files.refuse_repeated(table, "picture", [picture.key for picture in self._pictures])
         places = ("", "images", "Images", "flickr30k-images", "flickr30k_images", "flickr8k-images")
         self._folder = files.picture_folder(_NAME, root, places, self._pictures[0].path)
 

@@ -72,6 +72,7 @@ class NLVR2:
                 break
         if not self._pairs:
             raise UserError(f"{path}: no sentence in it")
+        files.refuse_repeated(path, "identifier", [pair.identifier for pair in self._pairs])
         places = (path.stem, f"images/{path.stem}", "images", "nlvr2/images", "")
         self._folder = files.picture_folder(_NAME, root, places, self._pairs[0].pictures[0])
         gone = files.absent(self._folder, dict.fromkeys(name for pair in self._pairs for name in pair.pictures))

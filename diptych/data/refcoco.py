@@ -152,6 +152,7 @@ def _refs(path: Path) -> list[_Ref]:
         if sentences:  # a few of the published phrases are empty
             group = str(ref.get("group") or "")
             refs.append(_Ref(ref["ref_id"], ref["ann_id"], ref["image_id"], ref["split"], sentences, ref.get("kind") or "", group))
+    files.refuse_repeated(path, "ref", [ref.number for ref in refs])
     return refs
 
 

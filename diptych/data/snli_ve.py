@@ -83,6 +83,7 @@ class SNLIVE:
         files.refuse(problems)
         if not self._lines:
             raise UserError(f"{path}: no sentence in it")
+        files.refuse_repeated(path, "pair", [line.pair for line in self._lines])
         self._folder = files.picture_folder(_NAME, root, _PICTURES, f"{self._lines[0].image}.jpg")
 
     def __len__(self) -> int:

@@ -79,17 +79,19 @@ class VCR:
     def __init__(self, root: Path, split: str, table: Path, limit: int | None):
         self._table, self._settings = table, (split, limit)
         problems: list[Problem] = []
-        numbers, first = array("q"), ""
+        numbers, ids, first = array("q"), [], ""
         for number, row in files.json_lines(table, problems):
             if len(numbers) == limit:
                 break
             if said := files.amiss(row, _LINE) or _amiss(row):
                 problems.append(Problem("broken lines", f"{table}:{number}: {said}"))
             numbers.append(number)
+            ids.append(row.get("annot_id"))
             first = first or str(row.get("img_fn", ""))
         files.refuse(problems)
         if not numbers:
             raise UserError(f"{table}: no question in it")
+        files.refuse_repeated(table, "question", ids)
         self._folder = files.picture_folder(_NAME, root, _PICTURES, first)
         with table.open("rb") as lines:
             starts = array("q", accumulate(map(len, lines), initial=0))

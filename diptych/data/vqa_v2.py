@@ -88,10 +88,13 @@ class VQAv2:
                 break
         if not self._questions:
             raise UserError(f"{questions}: no question in it")
+        files.refuse_repeated(questions, "question", [question.number for question in self._questions])
         wanted = {question.number for question in self._questions}
         self._truths: dict[int, _Truth] = {}
         for number, truth in _truths(truths) if truths else ():
             if number in wanted:
+                if number in self._truths:
+                    raise UserError(f"{truths}: the annotation of question {number} is there twice")
                 self._truths[number] = truth
                 if len(self._truths) == len(wanted):
                     break
@@ -145,6 +148,8 @@ def _splits(root: Path) -> list[str]:
 def _truths(path: Path) -> Iterator[tuple[int, _Truth]]:
     """(question id, truth); equal strings are kept once, for ten answers to 400,000 questions are mostly "yes"."""
     for entry in files.elements(path, "annotations", of=_ANSWERED):
+        if not entry["answers"]:
+            raise UserError(f"{path}: the annotation of question {entry['question_id']} has no answers")
         yield (
             entry["question_id"],
             _Truth(

@@ -89,7 +89,7 @@ class Table:
     n: int
     rows: Sequence[Row]
     controls: Sequence[Control] = ()
-    unfit: Sequence[str] = ()  # systems that cannot do it
+    unfit: Mapping[str, str] = field(default_factory=dict)  # systems that stand not in it, and why
     curves: Sequence[Line] = ()  # over samples
     clocks: Sequence[Line] = ()  # the same over minutes, everything before counted
     splits: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)  # split -> system -> score, pre-trained
@@ -117,6 +117,7 @@ class Seen:
     system: str
     root: Sequence[str]
     pretraining: Sequence[str]
+    is_root: bool = False  # from scratch and with the root alone are one thing
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class BakeOff:
     kicker: str = ""
     equal: Sequence[Equal] = ()
     seen: Sequence[Seen] = ()
-    labels: Mapping[str, int] = field(default_factory=dict)  # task -> labelled samples of each arm
+    labels: Mapping[str, Sequence[int]] = field(default_factory=dict)  # task -> labelled samples; of systems, where these differ
     split_notes: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)  # cell -> what was said
     remarks: Sequence[str] = ()

@@ -389,8 +389,9 @@ def claims(options: Options, out: Path, call: Call) -> dict[str, Any]:
         raise UserError("--tasks: each claim is asked on the task that it is about; --systems takes some claims")
     if options.equal_compute:
         raise UserError("--equal-compute: an arm of the bake-off; a claim's sides cost what they differ in")
-    if options.resume == "never" and (out / "cells").exists():
-        raise UserError(f"{out}: holds a table already; --resume auto goes on with it, or use another --out")
+    if options.kept:
+        raise UserError("--kept: of the bake-off; claims are named one by one (--systems), and kept ones are not computed again")
+    crew.claim(out, options.resume)
     tell = progress_line()
     tell("planning")
     plan = Claims(chosen, options.budget, options.seeds, out)

@@ -276,6 +276,19 @@ class Plan(Commands):
                     continue
                 self._add(system, self.fields[task])
 
+    def keep_to(self, results: Results) -> None:
+        """Leave out what is not computed yet: a system's whole task, where one of its cells is not kept."""
+        for system, task in dict.fromkeys(place[:2] for place in self.cells):
+            own = [cell for place, cell in self.cells.items() if place[:2] == (system, task)]
+            if not all(results.get(system, task, cell.name, cell.key) for cell in own):
+                self.unfit[system, task] = "not computed yet"
+                self.cells = {place: cell for place, cell in self.cells.items() if cell not in own}
+        self.systems = [system for system in self.systems if any(place[0] == system for place in self.cells)]
+        self.fields = {task: field for task, field in self.fields.items() if any(place[1] == task for place in self.cells)}
+        self.unfit = {
+            (system, task): why for (system, task), why in self.unfit.items() if system in self.systems and task in self.fields
+        }
+
     def _add(self, system: str, field: Field) -> None:
         chain, labels = self.chains[system], self.budget.labels
         self.add((), [self.tuned(chain, field, arm, n, start=arm, labels=labels) for n in range(self.seeds) for arm in ARMS])
@@ -456,6 +469,7 @@ class Options:
     resume: Literal["auto", "never"] = "auto"
     results: Path = Path("results")
     equal_compute: bool = False  # of the systems and tasks that are named, or of LONG_SYSTEMS on LONG_TASKS
+    kept: bool = False  # a table of what is kept, without computing what is not
 
 
 def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
@@ -464,17 +478,23 @@ def compare(options: Options, out: Path, call: Call) -> dict[str, Any]:
 
     systems = _known("--systems", options.systems, PASTS) or list(PASTS)
     tasks = _known("--tasks", options.tasks, find.catalogue("tasks")) or list(find.catalogue("tasks"))
-    if options.resume == "never" and (out / "cells").exists():
-        raise UserError(f"{out}: holds a table already; --resume auto goes on with it, or use another --out")
+    crew.claim(out, options.resume)
     tell = progress_line()
     tell("planning")
     equal = list(product(options.systems or LONG_SYSTEMS, options.tasks or LONG_TASKS)) if options.equal_compute else []
     plan = Plan(systems, tasks, options.budget, options.seeds, out, equal)
     if missing := [task for task in options.tasks if task not in plan.fields]:
         raise UserError(f"--tasks {','.join(missing)}: not to be fine-tuned, or no train, val and test of it in the embedded data")
+    results = Results(options.results)
+    if options.kept:
+        plan.keep_to(results)
     if not plan.cells:
-        raise UserError(next(iter(plan.unfit.values()), "nothing to compare"))
-    work = Work(plan, Results(options.results))
+        raise UserError(
+            f"--kept: {options.results} holds nothing of that"
+            if options.kept
+            else next(iter(plan.unfit.values()), "nothing to compare")
+        )
+    work = Work(plan, results)
     crew.carry_out(work, options.jobs, out / "log", call, tell)
     tell("measuring costs")
     costs = compare_table.costs(plan, work)

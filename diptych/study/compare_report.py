@@ -48,7 +48,12 @@ def told(plan: Plan, work: Work, table: Mapping[str, Any]) -> BakeOff:
         systems=plan.systems,
         tables=[_table(plan, work, table, cells, task) for task in plan.fields],
         seen=[_seen(plan, work, system) for system in plan.systems],
-        labels={task: cell["labels"] for (_, task, arm), cell in cells.items() if arm == "pretrained" and "labels" in cell},
+        labels={
+            task: sorted(
+                {cell["labels"] for (_, t, arm), cell in cells.items() if t == task and arm == "pretrained" and "labels" in cell}
+            )
+            for task in plan.fields
+        },
         split_notes=NEWS,
         equal=[_equal(row) for row in table["equal_compute"]],
         failed={one["cell"]: one["why"] for one in table["failed"]},
@@ -98,11 +103,11 @@ def _table(plan: Plan, work: Work, table: Mapping[str, Any], cells: Cells, task:
     lines = list(_curves(plan, work, able, task))
     return Table(
         task,
-        find.catalogue("tasks")[task].about if task in find.catalogue("tasks") else "",
+        _about(task),
         max((cells[system, task, arm].get("n", 0) for system in able for arm in rows[0].arms), default=0) if rows else 0,
         rows,
         [Control(s, w, _arm(cells[s, task, f"without_{w}"])) for s in able for w in field.withheld],
-        [system for system in plan.systems if system not in able],
+        {system: plan.unfit[system, task] for system in plan.systems if system not in able},
         [by_samples for by_samples, _ in lines],
         [by_minutes for _, by_minutes in lines],
         {
@@ -112,6 +117,11 @@ def _table(plan: Plan, work: Work, table: Mapping[str, Any], cells: Cells, task:
         [_price(cells, system, task, prices.get(system)) for system in able],
         list(_cards(plan, work, able, task)),
     )
+
+
+def _about(task: str) -> str:
+    about, headline = find.catalogue("tasks")[task].about if task in find.catalogue("tasks") else "", find.task_class(task).headline
+    return f"{about} The score is {headline}." if headline else about
 
 
 def _score(interval: Mapping[str, Any]) -> Score:
@@ -161,7 +171,9 @@ def _seen(plan: Plan, work: Work, system: str) -> Seen:
         return [f"{s['sees']} of {s['samples']:,} samples, {duration(s['seconds'] / 60)}" for s in past if s["sees"]]
 
     root = stages("root_only")
-    return Seen(system, root, [stage for stage in stages("pretrained") if stage not in root])
+    own = [cell for place, cell in plan.cells.items() if place[0] == system and place[2] in ("scratch", "root_only")]
+    is_root = len({(cell.task, cell.seed, cell.key) for cell in own}) < len(own)
+    return Seen(system, root, [stage for stage in stages("pretrained") if stage not in root], is_root)
 
 
 # ------------------------------------------------------------------------------------------------------------- gallery

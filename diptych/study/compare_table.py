@@ -55,6 +55,7 @@ def table(plan: Plan, work: Work, costs: Sequence[Mapping[str, Any]] = ()) -> di
                 "n": records[0]["splits"][first]["n"],
                 "seeds": [place[3] for place in done],
                 "rate": records[0]["rate"],
+                "on_val": records[0]["on_val"].get(f"{records[0]['rate']:g}"),  # what its rate was chosen by, where it was
                 "labels": records[0]["labels"],
                 "by_split": {split: _interval(interval) for split, interval in by_split.items()},
                 "details": records[0]["splits"][first]["details"],

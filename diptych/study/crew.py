@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Protocol
 
 from diptych import checkpoint
+from diptych.config import UserError
 from diptych.study.lanes import LOOK_EVERY, Call, Command, last_step, stop
+
+
+def claim(out: Path, resume: str) -> None:
+    """Refuse a folder that is none; or, with resume="never", one that a study was begun or written in."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: a file; a study needs a folder")
+    if resume == "never" and any((out / name).exists() for name in ("past", "cells", "report.html")):
+        raise UserError(f"{out}: holds a study already; --resume auto goes on with it, or use another --out")
 
 
 @dataclass(frozen=True)

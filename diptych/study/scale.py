@@ -407,8 +407,7 @@ def scale(spec: str, options: Options, out: Path, call: Call) -> dict[str, Any]:
     """Carry out the study; write OUT/scale.json, scale.csv and report.html; the numbers."""
     from diptych.study import scale_report
 
-    if options.resume == "never" and (out / "past").exists():
-        raise UserError(f"{out}: holds a study already; --resume auto goes on with it, or use another --out")
+    crew.claim(out, options.resume)
     tell = progress_line()
     tell("planning")
     planned = Plan(spec, options.extent, out)

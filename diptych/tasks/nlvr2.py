@@ -43,8 +43,10 @@ TRUTHS = ("False", "True")  # as the public files spell them
 
 class NLVR2(Task):
     purpose = "nlvr2"
+    headline = "accuracy, the mean over true and false sentences; chance is 50"
     reads = ("fuse", "read")
     fixed = frozenset({"encoding", "heads"})
+    has_header = False
 
     class Config(config.Config):
         kind: Literal["nlvr2"] = "nlvr2"

@@ -65,6 +65,7 @@ class Proposer(Protocol):
 
 class Retrieval(Task):
     purpose = "retrieval"
+    headline = "R@1, the mean of both ways; chance is one in as many pictures"
     reads = ("fuse", "towers")
     needs_labels = False
 
@@ -85,6 +86,10 @@ class Retrieval(Task):
     def prepare(cls, config: Config, readers: Sequence[Reader], tokenizer: Tokenizer) -> Config:
         if config.cascade:
             raise UserError("task.cascade is of evaluation alone: diptych evaluate retrieval --set task.cascade=RUN")
+        texts = (text for reader in readers for place in range(len(reader)) for text in reader[place].texts)
+        first = next(texts, "")
+        if all(text == first for text in texts):
+            raise UserError(f"retrieval learns from texts that differ, and all of these data say '{first}'")
         return config
 
     def __init__(self, config: Config, system: System, tokenizer: Tokenizer):

@@ -66,6 +66,7 @@ SUBTASKS = ("answer", "rationale")
 
 class VCRTask(Task):
     purpose = "vcr"
+    headline = "Q->AR, the answer and its reason both right; chance is 6.25"
     fixed = frozenset({"references"})
 
     class Config(config.Config):

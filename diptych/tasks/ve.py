@@ -29,6 +29,7 @@ from diptych.tasks.withhold import Withhold, withheld
 
 class VE(Task):
     purpose = "ve"
+    headline = "accuracy, the mean over the three labels; chance is 33.3"
     reads = ("fuse", "read")
 
     class Config(config.Config):

@@ -38,6 +38,7 @@ MANY = 100_000  # questions from which on answers may be rare enough to leave ou
 
 class VQA(Task):
     purpose = "vqa"
+    headline = "accuracy, the mean over types of questions"
     reads = ("fuse", "read")
     fixed = frozenset({"head", "answers", "min_count"})
     _token_K: Tensor

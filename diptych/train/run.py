@@ -29,6 +29,7 @@ from diptych.data.asked import as_asked
 from diptych.data.collate import Collate
 from diptych.data.mixture import Mixture, Source
 from diptych.data.stream import Broken, InOrder, Refusal, Stream
+from diptych.data.words import refuse_unread
 from diptych.draw import Draw
 from diptych.text import tokenizer as vocabulary
 from diptych.train import directory
@@ -82,6 +83,7 @@ def pretrain(
     """
     tokenizer = options.get("tokenizer") or vocabulary.load(vocabulary_of(start) or recipe.text.vocab)
     data = as_asked(data, recipe, training=True)
+    refuse_unread(data, tokenizer)
     prepared = system.prepare(recipe.system, [source.reader for source in data], tokenizer)
     recipe = recipe.model_copy(update={"system": prepared})
 
@@ -150,6 +152,7 @@ def finetune(
         raise UserError("data.noise spoils the texts of pre-training; questions of a task stay as they are")
     if recipe.data.noun_phrases:
         raise UserError("data.noun_phrases marks the texts of pre-training; no task asks for phrases")
+    refuse_unread(data, tokenizer)
     readers = [source.reader for source in data]
     recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
     if start is None:
@@ -163,6 +166,8 @@ def finetune(
             if not body.reads_pictures:
                 tell(f"{about['system']} reads no pictures: a control, {about['task']} from texts alone")
             if start is not None:
+                if former := _task_of(start):
+                    tell(f"{start} was fine-tuned for {former}: its system is trained on, its head is left for a new one")
                 load_system(body, start)
             _copy_parts(body, options, tokenizer, tell)
         return build_task(recipe, task, body, tokenizer)
@@ -190,6 +195,7 @@ def evaluate(
 ) -> tuple[Result, Evaluation]:
     """Score a task on a reader (its first `limit` samples), in the reader's order, in one process."""
     began = time.perf_counter()
+    refuse_unread([Source(split, reader)], tokenizer)
     device = next(task.parameters()).device
     collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
     draw, data = Draw(recipe.train.seed), recipe.data
@@ -388,6 +394,12 @@ def _module_name(part: type[System] | type[Task]) -> str:
     """The name a user gives: `vilt` for diptych.systems.vilt, the dotted name of a module outside."""
     package, _, module = part.__module__.rpartition(".")
     return module if package in ("diptych.systems", "diptych.tasks") else part.__module__
+
+
+def _task_of(run: Path) -> str | None:
+    """What a run was fine-tuned for, if it was, and says so."""
+    about = run / "config.json"
+    return json.loads(about.read_text(encoding="utf-8")).get("task") if about.exists() else None
 
 
 def vocabulary_of(run: Path | None) -> str | None:

@@ -179,5 +179,5 @@ def test_what_fine_tuning_refuses_is_not_recommended(rows: list[dict], said: str
     assert "to evaluate on, not to train on: " in shown and "next:" not in shown
     assert cli.call(["data", "check", str(mine)]) == 0
     shown = capsys.readouterr().out
-    assert "ready with warnings for pretrain, retrieval; to evaluate on, not to train on: " in shown
+    assert "ready with warnings for pretrain; to evaluate on, not to train on: " in shown
     assert f"next: diptych pretrain vilt:tiny --data {mine}" in shown

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import diptych.data
 from diptych.config import UserError
 from diptych.contracts import Reader
-from diptych.data import coco_captions, files, nlvr2, snli_ve, visual_genome, vqa_v2
+from diptych.data import coco_captions, files, karpathy, nlvr2, refcoco, snli_ve, vcr, visual_genome, vqa_v2
 from diptych.data.coco_captions import COCOCaptions
 from diptych.data.coco_instances import COCOInstances
 from diptych.data.concepts import Concepts
@@ -90,6 +90,56 @@ def test_the_error_for_a_missing_file_names_it_and_what_is_there(tmp_path):
     (tmp_path / "v2_mscoco_val2014_annotations.json").unlink()
     with pytest.raises(UserError, match=r"v2_mscoco_val2014_annotations\.json"):
         VQAv2.open(tmp_path, "val")
+
+
+def _twice(path, key=None):
+    """The file with its first entry once more at its end."""
+    if path.suffix == ".p":
+        entries = pickle.loads(path.read_bytes(), encoding="latin1")
+        path.write_bytes(pickle.dumps([*entries, entries[0]], protocol=0))
+    elif key:
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps({**document, key: [*document[key], document[key][0]]}))
+    else:
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines, lines[0]]))
+
+
+@pytest.mark.parametrize(
+    ("module", "file", "key", "said"),
+    [
+        (vqa_v2, "v2_OpenEnded_mscoco_val2014_questions.json", "questions", "question 42000 is there twice (1 repeated in all)"),
+        (vqa_v2, "v2_mscoco_val2014_annotations.json", "annotations", ""),  # all are found before it comes
+        (snli_ve, "snli_ve_dev.jsonl", None, "pair 36979.jpg#0r0e is there twice"),
+        (nlvr2, "dev.json", None, "identifier dev-850-0-0 is there twice"),
+        (vcr, "val.jsonl", None, "question val-0 is there twice"),
+        (refcoco, "refs(unc).p", None, "ref 0 is there twice"),
+        (karpathy, "dataset_coco.json", "images", "picture 0 is there twice"),
+    ],
+)
+def test_what_stands_in_a_file_twice_is_not_scored_twice(module, file, key, said, tmp_path):
+    module.example(tmp_path)
+    split = "train" if module is karpathy else "val"
+    _twice(tmp_path / file, key)
+    if said:
+        with pytest.raises(UserError) as refused:
+            READERS[module].open(tmp_path, split)
+        assert f"{tmp_path / file}: {said}" in str(refused.value)
+    else:
+        assert len(READERS[module].open(tmp_path, split)) == 4
+
+
+def test_vqa_refuses_an_annotation_that_answers_nothing_and_one_that_answers_again(tmp_path):
+    vqa_v2.example(tmp_path)
+    path = tmp_path / "v2_mscoco_val2014_annotations.json"
+    first, *others = json.loads(path.read_text())["annotations"]
+    for annotations, said in (
+        ([{**first, "answers": []}, *others], "the annotation of question 42000 has no answers"),
+        ([first, first, *others], "the annotation of question 42000 is there twice"),
+    ):
+        path.write_text(json.dumps({"annotations": annotations}))
+        with pytest.raises(UserError, match=said):
+            VQAv2.open(tmp_path, "val")
 
 
 def test_missing_pictures_are_reported_at_once(tmp_path):

@@ -140,6 +140,11 @@ def test_an_interrupted_table_goes_on_and_finished_cells_are_not_computed_again(
     assert clone.ready() == [] and clone.kept == len(clone.plan.cells)
     page = compare_report.page_of(clone.plan, clone, compare_table.table(clone.plan, clone))
     assert "pre-trained, against its root alone" in page
+    both = planned(systems=("soho", "vilt"))
+    assert both.ready(), "nothing of the other system is kept"
+    both.plan.keep_to(Results(Path("results")))
+    alone = Work(both.plan, Results(Path("results")))
+    assert alone.ready() == [] and alone.plan.systems == ["soho"] and list(alone.plan.cells) == list(clone.plan.cells)
 
 
 def test_the_order_is_the_past_first_and_val_chooses_the_rate(here):
@@ -245,4 +250,12 @@ def test_names_that_do_not_exist_are_refused_before_anything_is_written(here):
     ):
         with pytest.raises(UserError, match=said):
             compare.compare(options, Path("out"), lambda words: 1)
+    with pytest.raises(UserError, match="--kept: results holds nothing of that"):
+        compare.compare(compare.Options(["soho"], ["vqa"], LEAST, kept=True), Path("out"), lambda words: 1)
     assert not Path("out").exists() and not Path("results").exists()
+    Path("afile").write_text("")
+    Path("old").mkdir()
+    Path("old/report.html").write_text("a table of kept cells has no runs beside it")
+    for out, said in (("afile", "--out afile: a file"), ("old", "old: holds a study already")):
+        with pytest.raises(UserError, match=said):
+            compare.compare(compare.Options(["soho"], ["vqa"], LEAST, resume="never"), Path(out), lambda words: 1)

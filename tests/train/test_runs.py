@@ -75,7 +75,7 @@ def tuning(**values):
     return recipe({"steps": 60, "lr": 0.05} | values).model_copy(update={"task": Colour.Config()})
 
 
-def test_a_task_is_tuned_from_a_run_and_evaluated(tmp_path):
+def test_a_task_is_tuned_from_a_run_and_evaluated(tmp_path, capsys):
     train(tmp_path / "pre")
     given = {"start": tmp_path / "pre", "evaluate_on": {"val": Pictures(10, name="val")}, **QUIET}
     result = finetune(tuning(), Toy, Colour, sources(), tmp_path / "fine", **given)
@@ -87,7 +87,10 @@ def test_a_task_is_tuned_from_a_run_and_evaluated(tmp_path):
     assert (config["verb"], config["sources"][0]["samples"]) == ("finetune", 40)
     assert "100 (95 %: 100 to 100)" in (tmp_path / "fine" / "README.md").read_text()
 
-    again = finetune(tuning(steps=1, lr=1e-9), Toy, Colour, sources(), tmp_path / "more", start=tmp_path / "fine", **QUIET)
+    assert "was fine-tuned for" not in capsys.readouterr().err
+    talking = {name: value for name, value in QUIET.items() if name != "quiet"}
+    again = finetune(tuning(steps=1, lr=1e-9), Toy, Colour, sources(), tmp_path / "more", start=tmp_path / "fine", **talking)
+    assert f"{tmp_path / 'fine'} was fine-tuned for {Colour.__module__}: its system is trained on" in capsys.readouterr().err
     ours, theirs = toy_run.weights(tmp_path / "more"), toy_run.weights(tmp_path / "fine")
     torch.testing.assert_close(ours["system.image.weight"], theirs["system.image.weight"])
     assert again["split"] == "train"
@@ -153,7 +156,9 @@ def test_nothing_to_copy_is_refused_and_little_is_loud(tmp_path):
         copy_part(model, "norm", tmp_path / "root", TOKENIZER, told.append)
 
 
-def test_a_run_that_never_began_leaves_nothing_that_was_not_there(tmp_path):
+def test_a_run_that_never_began_leaves_nothing_that_was_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("diptych.data.words.LOOKED_AT", 0)  # so that the loader is the first to meet what is barred
+
     class Barred(Pictures):
         def __getitem__(self, index):
             raise UserError(f"sample {index} is barred")
@@ -186,6 +191,23 @@ def test_a_batch_of_many_times_the_data_is_said(tmp_path, capsys):
     pretrain(recipe({"steps": 1, "batch_size": 400}), Toy, sources(40), tmp_path / "a", **begun)
     pretrain(recipe({"steps": 1, "batch_size": 399}), Toy, sources(40), tmp_path / "b", **begun)
     assert capsys.readouterr().err.count("train.batch_size=400 of 40 samples: each is drawn 10 times in every step") == 1
+
+
+def test_texts_in_a_script_that_the_vocabulary_lacks_are_refused_before_anything_is_written(tmp_path):
+    class Foreign(Pictures):
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), texts=("红色的 狗",))
+
+    foreign = [Source("chinese", Foreign(12))]
+    for begin in (
+        lambda: pretrain(recipe(), Toy, foreign, tmp_path / "run", tokenizer=TOKENIZER),
+        lambda: finetune(
+            recipe().model_copy(update={"task": Colour.Config()}), Toy, Colour, foreign, tmp_path / "run", tokenizer=TOKENIZER
+        ),
+    ):
+        with pytest.raises(UserError, match=r"^chinese: the vocabulary does not know 100% of the words.*text.vocab=bytes"):
+            begin()
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluation_keeps_every_question_in_order(tmp_path):
