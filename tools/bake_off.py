@@ -241,21 +241,28 @@ def _tiles(card: Card) -> list[Tile]:
     said = [f"{one.system}: {one.text}{'' if one.is_right else ' (wrong)'}" for one in card.said]
     lines = [
         card.question or "which text is its own?",
-        *([f"[{card.truth}]"] if card.truth else []),
+        *([f"[{card.truth}]"] if card.truth else ["[the red box]"] if card.true_box is not None else []),
         *(said if not boxes else _pointed(card)),
     ]
     return [Tile(picture, "\n".join(lines) if not n else "") for n, picture in enumerate(pictures)]
 
 
 def _drawn(picture: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> NDArray[np.uint8] | Image.Image:
-    """The true box first, then what systems pointed at."""
+    """The true box first, then what systems pointed at, each within those of the same place, so that none hides another."""
+    if not boxes:
+        return picture
     height, width = picture.shape[:2]
-    return boxed(picture, [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in boxes]) if boxes else picture
+    shown = []
+    for place, (x1, y1, x2, y2) in enumerate(boxes):
+        inset = 1.5 * sum(max(abs(a - b) for a, b in zip(boxes[place], other, strict=True)) < 4 for other in boxes[:place])
+        inset = min(inset, (x2 - x1) / 2 - 1, (y2 - y1) / 2 - 1)
+        shown.append(((x1 + inset) / width, (y1 + inset) / height, (x2 - inset) / width, (y2 - inset) / height))
+    return boxed(picture, shown)
 
 
 def _pointed(card: Card) -> list[str]:
     """Systems by the colour of their box (BOXES of the pictures, whose first is the truth's)."""
-    named = ("blue", "green", "violet", "ochre", "black", "pink", "teal")
+    named = ("blue", "green", "violet", "ochre", "black", "pink", "teal", "grey")
     return [f"{one.system} ({tone}): {'right' if one.is_right else 'wrong'}" for one, tone in zip(card.said, named, strict=False)]
 
 

@@ -4,7 +4,7 @@
 
 It needs no fine-tuning on a system that was pre-trained to write (E2E-VLP); fine-tuning goes on with that objective alone. CIDEr is
 printed times 100, as papers do: its document frequencies are those of the split that is scored, so scores of unlike splits do not
-compare. The texts' words are what metrics/cider.py takes them to be, not the Penn Treebank's.
+compare. The texts' words are Penn Treebank tokens (metrics/penn.py).
 """
 
 from __future__ import annotations

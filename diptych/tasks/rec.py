@@ -89,7 +89,7 @@ class BoxScore(nn.Module):
 
 class REC(Task):
     purpose = "rec"
-    headline = "the right one of the picture's boxes, the mean over kinds of phrases; chance is one in as many boxes"
+    headline = "how often the right one of the picture's boxes is chosen, the mean over kinds of phrases; chance is one in as many"
 
     class Config(config.Config):
         kind: Literal["rec"] = "rec"

@@ -73,7 +73,7 @@ def test_a_card_tells_who_was_wrong_and_points_with_the_truth_first():
     assert first.said.splitlines() == ["is it red?", "[yes]", "vilt: yes", "soho: no (wrong)"] and not second.said
     pointed = replace(CARD, true_box=[0, 0, 64, 48], said=[Said("vilt", "the box drawn", False, box=[64, 48, 128, 96])], truth="")
     tile = bake_off._tiles(pointed)[0]
-    assert tile.said.splitlines() == ["is it red?", "vilt (blue): wrong"]
+    assert tile.said.splitlines() == ["is it red?", "[the red box]", "vilt (blue): wrong"]
     drawn = np.asarray(tile.picture)
     assert drawn[0, 0].any() and drawn[-1, -1].any() and not np.array_equal(drawn[0, 0], drawn[-1, -1])
 

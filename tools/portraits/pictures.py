@@ -29,7 +29,7 @@ from tools.portraits.runs import NOISE, PICTURED, UNPICTURED
 
 SIDE, GAP, LINE = 150, 8, 15  # pixels
 PAPER, INK, SOFT, RIGHT, WRONG = "#ffffff", "#1d1c1a", "#67635b", "#3f8f3a", "#c8421c"
-BOXES = ("#c8421c", "#2f6f9f", "#5b8c3a", "#8a5fb0", "#b8860b", "#1d1c1a", "#d0699a", "#4a9c98")
+BOXES = ("#c8421c", "#2f6f9f", "#5b8c3a", "#8a5fb0", "#b8860b", "#1d1c1a", "#d0699a", "#4a9c98", "#8b8a86")
 
 Picture = NDArray[np.uint8]
 
