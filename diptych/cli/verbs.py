@@ -208,6 +208,33 @@ def evaluate(
 
 
 @app.command()
+def score(
+    name: Annotated[str, typer.Argument(metavar="TASK", help="vqa, ve or nlvr2: whose prediction file has an answer a sample.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="As the benchmark's server takes it, or as --predictions wrote it.")],
+    data: Annotated[str, typer.Option("--data", metavar="[KIND:]PATH", help="Where the annotations are.")],
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="For example val.")] = "val",
+    as_json: AsJson = False,
+) -> None:
+    """Score a prediction file, whoever made it, against the annotations of a split."""
+    from diptych import find
+    from diptych.config import UserError
+
+    task = find.task_class(name)
+    with work(as_json) as say:
+        from diptych.tasks.submission import judged, scored
+        from diptych.train.run import result_of
+
+        if (judge := judged(task)) is None:
+            able = ", ".join(other for other in find.catalogue("tasks") if judged(find.task_class(other)))
+            raise UserError(f"diptych score {name}: its predictions are not one answer a sample; these are: {able}")
+        reader = only(find.readers([data], split, task.purpose)).reader
+        evaluation = scored(judge, file, reader, split)
+        about = {"task": name, "data": [data], "predictions": str(file), "data_sha256": reader.fingerprint}
+        result = {**about, "split": split, **result_of(evaluation)}
+        say(result, *_scores(result))
+
+
+@app.command()
 def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE")],
     text: Annotated[

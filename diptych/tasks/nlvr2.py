@@ -18,7 +18,7 @@ What differs: the heads of UNITER's pair and triplet are ViLT's here. Its dropou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from diptych import config
 from diptych.config import Recipe, UserError
-from diptych.contracts import Batch, Evaluation, Fused, LossTerm, ParamGroup, Reader, System, Task, Tokenizer, by_decay
+from diptych.contracts import Batch, Evaluation, Fused, LossTerm, ParamGroup, Reader, Sample, System, Task, Tokenizer, by_decay
 from diptych.metrics import consistency
 from diptych.nn.attention import multi_head
 from diptych.nn.head import MLP
@@ -46,7 +46,7 @@ class NLVR2(Task):
     headline = "accuracy, the mean over true and false sentences; chance is 50"
     reads = ("fuse", "read")
     fixed = frozenset({"encoding", "heads"})
-    has_header = False
+    predicts, allowed, has_header = ("identifier", "label"), TRUTHS, False
 
     class Config(config.Config):
         kind: Literal["nlvr2"] = "nlvr2"
@@ -115,23 +115,34 @@ class NLVR2(Task):
     def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
         """Accuracy and consistency in percent. In an interval, a sentence's consistency counts once, with its first pair."""
         items: list[dict[str, Any]] = []
-        sentences: list[Any] = []
         predictions = []
         for batch in batches:
             for sample, chances in zip(batch.samples, self.compare(batch), strict=True):
                 predicted = max(chances, key=lambda truth: chances[truth])
                 predictions.append({"identifier": sample.labels.get("question_id", sample.key), "label": predicted})
                 if "label" in sample.labels:
-                    items.append(classify.item(sample, chances))
-                    sentences.append(sample.labels.get("sentence", sample.key))
+                    items.append(_item(sample, chances))
+        return self.concluded(items, predictions)
+
+    @classmethod
+    def judge(cls, sample: Sample, answer: str) -> dict[str, Any] | None:
+        return _item(sample, {answer: 1.0}) if "label" in sample.labels else None
+
+    @classmethod
+    def concluded(cls, items: list[dict[str, Any]], predictions: list[Any]) -> Evaluation:
         if not items:
             return Evaluation({}, items, predictions)
+        sentences = [item["sentence"] for item in items]
         is_right = [item["score"] == 1 for item in items]
         whole = consistency.of_sentences(is_right, sentences)
         for item, sentence in zip(items, sentences, strict=True):
             once = {"consistency": float(whole.pop(sentence))} if sentence in whole else {}
             item["scores"] = {"accuracy": item["score"], **once}
         return Evaluation(consistency.summary(is_right, sentences), items, predictions)
+
+
+def _item(sample: Sample, chances: Mapping[str, float]) -> dict[str, Any]:
+    return {**classify.item(sample, chances), "sentence": sample.labels.get("sentence", sample.key)}
 
 
 def one_by_one(batch: Batch) -> Batch:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diptych import config
 from diptych.config import Recipe
-from diptych.contracts import Batch, Evaluation, LossTerm, ParamGroup, Reader, System, Task, Tokenizer, by_decay
+from diptych.contracts import Batch, Evaluation, LossTerm, ParamGroup, Reader, Sample, System, Task, Tokenizer, by_decay
 from diptych.data.snli_ve import LABELS
 from diptych.metrics.vqa_accuracy import by
 from diptych.nn.head import MLP
@@ -31,6 +31,7 @@ class VE(Task):
     purpose = "ve"
     headline = "accuracy, the mean over the three labels; chance is 33.3"
     reads = ("fuse", "read")
+    predicts, allowed = ("pairID", "gold_label"), LABELS
 
     class Config(config.Config):
         kind: Literal["ve"] = "ve"
@@ -82,6 +83,14 @@ class VE(Task):
                 predictions.append({"pairID": sample.labels.get("question_id", sample.key), "gold_label": predicted})
                 if "label" in sample.labels:
                     items.append(classify.item(sample, chances))
+        return self.concluded(items, predictions)
+
+    @classmethod
+    def judge(cls, sample: Sample, answer: str) -> dict[str, Any] | None:
+        return classify.item(sample, {answer: 1.0}) if "label" in sample.labels else None
+
+    @classmethod
+    def concluded(cls, items: list[dict[str, Any]], predictions: list[Any]) -> Evaluation:
         for item in items:
             item["scores"] = {"accuracy": item["score"], item["type"]: item["score"]}
         if not items:

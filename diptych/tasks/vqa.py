@@ -41,6 +41,7 @@ class VQA(Task):
     headline = "accuracy, the mean over types of questions"
     reads = ("fuse", "read")
     fixed = frozenset({"head", "answers", "min_count"})
+    predicts, allowed = ("question_id", "answer"), ()
     _token_K: Tensor
 
     class Config(config.Config):
@@ -189,6 +190,14 @@ class VQA(Task):
                 predictions.append({"question_id": sample.labels.get("question_id", sample.key), "answer": predicted})
                 if "answers" in sample.labels:
                     items.append(_item(sample, answers))
+        return self.concluded(items, predictions)
+
+    @classmethod
+    def judge(cls, sample: Sample, answer: str) -> dict[str, Any] | None:
+        return _item(sample, [(answer, 1.0)]) if "answers" in sample.labels else None
+
+    @classmethod
+    def concluded(cls, items: list[dict[str, Any]], predictions: list[Any]) -> Evaluation:
         columns = ([item[name] for item in items] for name in ("score", "type", "answer_type", "pair"))
         return Evaluation(vqa_accuracy.summary(*columns) if items else {}, items, predictions)
 

@@ -215,10 +215,7 @@ def evaluate(
     result = {
         **_named(recipe, about or {}),
         "split": split,
-        "metrics": evaluation.metrics,
-        "n": len(evaluation.items),
-        "score": headline(evaluation.items)._asdict() if evaluation.items else None,
-        "ci95": {name: [interval.low, interval.high] for name, interval in intervals(evaluation.items).items()},
+        **result_of(evaluation),
         "data_sha256": reader.fingerprint,
         "broken": [entry._asdict() for entry in broken],
         "seconds": time.perf_counter() - began,
@@ -227,6 +224,16 @@ def evaluate(
         share = f"{len(broken)} of {len(reader)} samples have unreadable pictures, above data.max_broken={recipe.data.max_broken:g}"
         raise UserError(f"{split}: {share}; the first is {broken[0].path or broken[0].key}: {broken[0].reason}")
     return result, evaluation
+
+
+def result_of(evaluation: Evaluation) -> Result:
+    """The part of a result that is of the items alone."""
+    return {
+        "metrics": evaluation.metrics,
+        "n": len(evaluation.items),
+        "score": headline(evaluation.items)._asdict() if evaluation.items else None,
+        "ci95": {name: [interval.low, interval.high] for name, interval in intervals(evaluation.items).items()},
+    }
 
 
 def _validation(recipe: Recipe, reader: Reader, tokenizer: Tokenizer) -> Probe:
