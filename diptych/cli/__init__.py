@@ -1,6 +1,6 @@
 """The command line: one function a verb, each a thin way from words to the library's calls.
 
-    verbs.py     demo, pretrain, finetune, evaluate, ask, list, convert
+    verbs.py     demo, pretrain, finetune, evaluate, score, ask, list, plan, convert
     data.py      data make, check, show
     regions.py   regions train, score, extract, import, export, verify
     study.py     compare, scale

@@ -17,7 +17,9 @@ N = 4
 
 
 def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """In [0, 1]; 0 where not one 4-gram of all candidates is right."""
+    """In [0, 1]; 0 where not one 4-gram of all candidates is right. Raises `ValueError` for a candidate without references."""
+    if not all(references):
+        raise ValueError("a text without any reference")
     right, given, written, wanted = [0] * N, [0] * N, 0, 0
     for text, texts in zip(candidates, references, strict=True):
         mine, others = words(text), [words(other) for other in texts]

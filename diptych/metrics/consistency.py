@@ -18,7 +18,9 @@ def of_sentences(is_right: Sequence[bool], sentence: Sequence[Hashable]) -> dict
 
 
 def summary(is_right: Sequence[bool], sentence: Sequence[Hashable]) -> dict[str, float]:
-    """In percent; of one pair at least."""
+    """In percent. Raises `ValueError` for no pair."""
+    if not is_right:
+        raise ValueError("an accuracy of no pair")
     whole = of_sentences(is_right, sentence)
     return {
         "accuracy": 100 * sum(map(bool, is_right)) / len(is_right),

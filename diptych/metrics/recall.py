@@ -26,10 +26,14 @@ def ranks(score_IC: ArrayLike, image_of_C: ArrayLike) -> tuple[NDArray[np.int64]
     """0 is best. [I] rank of each picture's best own caption among all texts; [C] rank of each caption's picture.
 
     score_IC: how well caption c fits picture i. image_of_C: the picture that caption c describes. A picture without captions
-    has nothing to be found and is ranked behind all texts.
+    has nothing to be found and is ranked behind all texts. Raises `ValueError` where the two do not fit, or there is nothing.
     """
     score_IC, image_of_C = np.asarray(score_IC), np.asarray(image_of_C)
+    if score_IC.ndim != 2 or not score_IC.size or image_of_C.shape != score_IC.shape[1:]:
+        raise ValueError(f"scores of {score_IC.shape} and pictures of {image_of_C.shape} captions: a column a caption is expected")
     images, captions = score_IC.shape
+    if not 0 <= image_of_C.min() <= image_of_C.max() < images:
+        raise ValueError(f"captions of pictures {image_of_C.min()} to {image_of_C.max()}, and there are 0 to {images - 1}")
     right_C = _lowest_if_nan(score_IC[image_of_C, np.arange(captions)])
     text_rank_I, image_rank_C = np.empty(images, np.int64), np.zeros(captions, np.int64)
     for start in range(0, images, _BLOCK):
@@ -62,6 +66,8 @@ def summary(text_rank_I: NDArray[np.int64], image_rank_C: NDArray[np.int64], ks:
 def recall_in_folds(score_IC: ArrayLike, image_of_C: ArrayLike, folds: int, ks: Sequence[int] = KS) -> dict[str, float]:
     """Mean over consecutive folds of the pictures, each a gallery of its own: COCO's "1K test" is 5,000 pictures in 5 folds."""
     score_IC, image_of_C = np.asarray(score_IC), np.asarray(image_of_C)
+    if not 0 < folds <= len(score_IC):
+        raise ValueError(f"{folds} folds of {len(score_IC)} pictures")
     parts = []
     for images in np.array_split(np.arange(len(score_IC)), folds):
         captions = np.flatnonzero(np.isin(image_of_C, images))

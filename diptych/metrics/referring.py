@@ -18,6 +18,8 @@ ENOUGH = 0.5
 def overlap(a_N4: ArrayLike, b_N4: ArrayLike) -> NDArray[np.float64]:
     """[N] of each box of one list with the box at its place in the other; xyxy in pixels, 0 where both are empty."""
     a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (a_N4, b_N4))
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} boxes beside {len(b)}: each needs its own")
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
     common = np.where((high - 1 > low).all(1), (high - low).prod(1), 0.0)
     joint = sum((box[:, 2:] - box[:, :2]).clip(0).prod(1) for box in (a, b)) - common

@@ -69,7 +69,9 @@ def truths(answers: Sequence[str]) -> list[str]:
 
 
 def accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Of one question, in [0, 1]."""
+    """Of one question, in [0, 1]. Raises `ValueError` for one that nobody has answered."""
+    if not answers:
+        raise ValueError("a question that no annotator has answered has no accuracy")
     return share(truths(answers).count(normalised(prediction)), len(answers))
 
 
@@ -108,9 +110,11 @@ def summary(
     """Everything that is reported of one split, in percent.
 
     accuracy: the official overall number. macro: mean over question types, where types differ in size or chance.
-    pair: complementary pairs with both answers right.
+    pair: complementary pairs with both answers right. Raises `ValueError` for no question.
     """
     score_Q = np.asarray(score, dtype=np.float64)
+    if not len(score_Q):
+        raise ValueError("an accuracy of no question")
     metrics = {"accuracy": 100 * float(score_Q.mean())}
     types = by(question_type, score_Q)
     if types:
