@@ -453,7 +453,9 @@ def _reader_classes(spec: Spec, root: Path, purpose: str | tuple[str, ...] | Non
     near = "".join(
         f"; {said}" for name in fit if (cls := _reader_class(name)) and hasattr(cls, "lacks") and (said := cls.lacks(root))
     )
-    what = f"for {asked}" if purposes else "known"
+    # what samples are for is named after the first task that asked for such; a user may have come by another
+    tasks = [name for name in catalogue("tasks") if task_class(name).purpose in purposes]
+    what = f"for {' or '.join(tasks) or asked}" if purposes else "known"
     raise UserError(f"--data {spec.text}: nothing {what} in it (found {found}); {looked_for}{near}{instead}")
 
 

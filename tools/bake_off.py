@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from diptych import find
 from diptych.report.compare import Card
@@ -32,7 +32,7 @@ from diptych.study.compare_table import csv_of
 from diptych.study.kept import Results
 from diptych.study.pasts import BUDGETS
 from tools.marked import put
-from tools.portraits.pictures import Tile, boxed, sheet
+from tools.portraits.pictures import BOXES, Tile, boxed, sheet
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -236,8 +236,8 @@ def galleries(table: Mapping[str, Any], out: Path, results: Path) -> Iterator[tu
 
 
 def _tiles(card: Card) -> list[Tile]:
-    boxes = [box for box in (card.true_box, *(one.box for one in card.said)) if box is not None]
-    pictures = [_drawn(picture, boxes) for picture in card.pictures[:1]] + list(card.pictures[1:])
+    boxes = [one.box for one in card.said if one.box is not None]
+    pictures = [_drawn(picture, card.true_box, boxes) for picture in card.pictures[:1]] + list(card.pictures[1:])
     said = [f"{one.system}: {one.text}{'' if one.is_right else ' (wrong)'}" for one in card.said]
     lines = [
         card.question or "which text is its own?",
@@ -247,21 +247,35 @@ def _tiles(card: Card) -> list[Tile]:
     return [Tile(picture, "\n".join(lines) if not n else "") for n, picture in enumerate(pictures)]
 
 
-def _drawn(picture: NDArray[np.uint8], boxes: Sequence[Sequence[float]]) -> NDArray[np.uint8] | Image.Image:
-    """The true box first, then what systems pointed at, each within those of the same place, so that none hides another."""
-    if not boxes:
+def _drawn(
+    picture: NDArray[np.uint8], true_box: Sequence[float] | None, pointed: Sequence[Sequence[float]]
+) -> NDArray[np.uint8] | Image.Image:
+    """The true box in red, other chosen places in grey; above each a square in the colour of whoever pointed there."""
+    places = [box for box in (true_box, *pointed) if box is not None]
+    if not places:
         return picture
     height, width = picture.shape[:2]
-    shown = []
-    for place, (x1, y1, x2, y2) in enumerate(boxes):
-        inset = 1.5 * sum(max(abs(a - b) for a, b in zip(boxes[place], other, strict=True)) < 4 for other in boxes[:place])
-        inset = min(inset, (x2 - x1) / 2 - 1, (y2 - y1) / 2 - 1)
-        shown.append(((x1 + inset) / width, (y1 + inset) / height, (x2 - inset) / width, (y2 - inset) / height))
-    return boxed(picture, shown)
+    shares = [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in places]
+    image = boxed(picture, shares, [BOXES[0], *[BOXES[-1]] * len(pointed)] if true_box is not None else [BOXES[-1]])
+    if true_box is not None:  # again, over the grey of those that are right
+        image = boxed(np.asarray(image), shares[:1], scale=1)
+    draw, scale = ImageDraw.Draw(image), image.width / width
+    side = 5 * scale
+    for place, box in enumerate(pointed):
+        before = sum(_is_there(other, box) for other in pointed[:place])
+        left, top = scale * box[0] + before * side, scale * box[1]
+        above = top - side if top >= side else top
+        draw.rectangle((left, above, left + side - 2, above + side - 2), fill=BOXES[1 + place % (len(BOXES) - 1)])
+    return image
+
+
+def _is_there(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two boxes mean the same place: no side differs by four pixels."""
+    return max(abs(x - y) for x, y in zip(a, b, strict=True)) < 4
 
 
 def _pointed(card: Card) -> list[str]:
-    """Systems by the colour of their box (BOXES of the pictures, whose first is the truth's)."""
+    """Systems by the colour of their square (BOXES of the pictures, whose first is the truth's)."""
     named = ("blue", "green", "violet", "ochre", "black", "pink", "teal", "grey")
     return [f"{one.system} ({tone}): {'right' if one.is_right else 'wrong'}" for one, tone in zip(card.said, named, strict=False)]
 

@@ -74,9 +74,7 @@ def _summary(plan: Plan, table: Mapping[str, Any]) -> str:
     gains = [gain for gain in table["gains"] if gain["over"] == "root_only"]
     clear = sum(gain["ci95"][0] > 0 for gain in gains)
     systems, tasks = len(plan.systems), len(plan.fields)
-    opening = (
-        f"{systems} system{'s' * (systems != 1)} on {tasks} task{'s' * (tasks != 1)}, each from three starts with the same labels. "
-    )
+    opening = f"{systems} system{'s' * (systems != 1)} on {tasks} task{'s' * (tasks != 1)}, each from up to three starts with the same labels. "
     if not gains:
         return opening
     best = max(gains, key=lambda gain: gain["value"])
@@ -198,9 +196,14 @@ def _cards(plan: Plan, work: Work, systems: Sequence[str], task: str) -> Iterato
         for system, answers in ours.items():
             if key in answers:
                 rival = shown.get((system, "root_only"), {}).get(key)
-                beside = (rival["said"], rival["score"] >= 0.5) if rival else ("", None)
-                said.append(Said(system, answers[key]["said"], answers[key]["score"] >= 0.5, *beside, answers[key].get("box")))
+                beside = (rival["said"], _is_right(rival)) if rival else ("", None)
+                said.append(Said(system, answers[key]["said"], _is_right(answers[key]), *beside, answers[key].get("box")))
         yield Card(pictures[key], asked["question"], asked.get("truth", ""), said, asked["type"], asked.get("true_box"))
+
+
+def _is_right(shown: Mapping[str, Any]) -> bool:
+    """Of what a card shows. VCR's score asks for the reason, too, and that is not shown."""
+    return shown["score"] >= 0.5 or (bool(shown.get("truth")) and shown["said"] == shown["truth"])
 
 
 def _chosen(answers: Sequence[Mapping[str, Mapping[str, Any]]], most: int) -> list[str]:

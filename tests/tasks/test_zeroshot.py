@@ -118,7 +118,7 @@ def test_from_captions_to_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert cli.call(["finetune", "zeroshot", "--from", "align", "--data", "classes"]) == 2
     assert "nothing is tuned for it: diptych evaluate zeroshot --from RUN" in capsys.readouterr().err
     assert cli.call(["evaluate", "zeroshot", "--from", "align", "--data", "coco", "--split", "val"]) == 2
-    assert "nothing for probe in it" in capsys.readouterr().err
+    assert "nothing for probe or zeroshot in it" in capsys.readouterr().err
 
 
 def test_folders_are_classes(tmp_path: Path):
