@@ -74,7 +74,7 @@ def _summary(plan: Plan, table: Mapping[str, Any]) -> str:
     gains = [gain for gain in table["gains"] if gain["over"] == "root_only"]
     clear = sum(gain["ci95"][0] > 0 for gain in gains)
     systems, tasks = len(plan.systems), len(plan.fields)
-    opening = f"{systems} system{'s' * (systems != 1)} on {tasks} task{'s' * (tasks != 1)}, each from up to three starts with the same labels. "
+    opening = f"{systems} system{'s' * (systems != 1)} on {tasks} task{'s' * (tasks != 1)}, each from up to three starts. "
     if not gains:
         return opening
     best = max(gains, key=lambda gain: gain["value"])
