@@ -126,15 +126,17 @@ def data_show(
 
 
 def _refusal(words: Tokenizer, purpose: str, readers: Sequence[Reader]) -> str:
-    """What fine-tuning says to training data that it does not begin with; nothing where it begins, or is no task's."""
+    """What training says to data that it does not begin with; nothing where it begins."""
     from diptych import find
     from diptych.config import UserError
+    from diptych.data.mixture import Source
+    from diptych.data.words import refuse_unread
 
-    if purpose not in find.catalogue("tasks"):
-        return ""
-    task = find.task_class(purpose)
     try:
-        task.prepare(task.Config(), readers, words)
+        refuse_unread([Source(purpose, reader) for reader in readers], words)
+        if purpose in find.catalogue("tasks"):
+            task = find.task_class(purpose)
+            task.prepare(task.Config(), readers, words)
     except UserError as error:
         return str(error)
     return ""

@@ -146,7 +146,7 @@ def check(
 ) -> Report:
     """Look at what `classes`, the readers that recognised `root`, find there; at one split or at all.
 
-    refusal: what fine-tuning for a purpose would say to its training data before it began, if it would.
+    refusal: what training for a purpose would say to its data before it began, if it would.
     """
     report = Report(name, {reader: tuple(sorted(cls.purposes)) for reader, cls in classes.items()}, recipe)
     opened = []

@@ -227,12 +227,14 @@ def evaluate(
 
 
 def result_of(evaluation: Evaluation) -> Result:
-    """The part of a result that is of the items alone."""
+    """The part of a result that is of the items alone. One group of questions has nothing to be drawn from, and no interval."""
+    groups = {item.get("group") or item["key"] for item in evaluation.items}
+    bounds = intervals(evaluation.items) if len(groups) > 1 else {}
     return {
         "metrics": evaluation.metrics,
         "n": len(evaluation.items),
         "score": headline(evaluation.items)._asdict() if evaluation.items else None,
-        "ci95": {name: [interval.low, interval.high] for name, interval in intervals(evaluation.items).items()},
+        "ci95": {name: [interval.low, interval.high] for name, interval in bounds.items()},
     }
 
 

@@ -158,6 +158,18 @@ def test_what_cannot_be_trained_on_is_not_recommended_for_it(mine: Path, capsys:
     assert "no split 'train', so nothing can be trained on it; did you mean 'trian'?" in said
 
 
+def test_a_script_that_the_vocabulary_lacks_is_not_recommended_with_it(mine: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"image": f"{n}.png", "caption": text, "split": "train"} for n, text in enumerate(("红色的 狗", "蓝色的 猫", "绿色的 鸟"))
+    ]
+    (mine / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert cli.call(["data", "check", str(mine)]) == 0
+    shown = capsys.readouterr().out
+    assert "the vocabulary does not know 100% of the words" in shown and "text.vocab=bytes" in shown and "next:" not in shown
+    assert cli.call(["data", "check", str(mine), "--set", "text.vocab=bytes"]) == 0
+    assert f"next: diptych pretrain vilt:tiny --data {mine} --set text.vocab=bytes" in capsys.readouterr().out
+
+
 LONE = {"text": "a dog", "box": [2, 2, 9, 9]}
 ASKED = {"question": "a dog?"}
 REFUSED = {  # what fine-tuning has nothing to learn from -> what it says

@@ -89,7 +89,12 @@ def test_the_verb_scores_what_evaluate_wrote_and_names_the_tasks_that_it_can(tmp
     file.write_text(json.dumps([{"question_id": reader[n].labels["question_id"], "answer": "yes"} for n in range(4)]))
     assert cli.call(["score", "vqa", str(file), "--data", str(tmp_path), "--split", "val", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["task"], told["n"], told["metrics"]["accuracy"]) == ("vqa", 4, 25.0)
+    assert (told["task"], told["n"], told["metrics"]["accuracy"]) == ("vqa", 4, 25.0) and told["ci95"]["accuracy"] == [0, 75]
+    annotations = tmp_path / "v2_mscoco_val2014_annotations.json"
+    document = json.loads(annotations.read_text())
+    annotations.write_text(json.dumps({"annotations": [{**one, "group": "one"} for one in document["annotations"]]}))
+    assert cli.call(["score", "vqa", str(file), "--data", str(tmp_path), "--split", "val", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ci95"] == {}, "of one group nothing can be drawn"
     assert cli.call(["score", "vcr", str(file), "--data", str(tmp_path)]) == 2
     assert "its predictions are not one answer a sample; these are: nlvr2, ve, vqa" in capsys.readouterr().err
     assert cli.call(["score", "vqa", str(tmp_path / "nowhere"), "--data", str(tmp_path)]) == 2
