@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 from diptych import find
 from diptych.report.compare import Card
 from diptych.study.compare import LONG, Plan, Work
-from diptych.study.compare_report import told
+from diptych.study.compare_report import left_out, told
 from diptych.study.compare_table import csv_of
 from diptych.study.kept import Results
 from diptych.study.pasts import BUDGETS
@@ -73,9 +73,7 @@ def _summary(table: Mapping[str, Any]) -> Iterator[str]:
         )
     if failed := table["failed"]:
         yield f"* Failed: {'; '.join('{cell} ({why})'.format(**one) for one in failed)}."
-    for why in dict.fromkeys(one["why"] for one in table["unfit"]):
-        those = [one for one in table["unfit"] if one["why"] == why]
-        yield f"* {why[0].upper()}{why[1:]}: {'; '.join('{system} on {task}'.format(**one) for one in those)}."
+    yield from (f"* {line[0].upper()}{line[1:]}." for line in left_out(table))
     yield from ("", "![what pre-training is worth, by system and task](results/gains.svg)", "")
     yield from ("Of each task the pre-trained system that was best on `val`, scored on `test`, and on what is new:", "")
     splits = [split for split in NEWS if any(split in task["splits"] for task in table["tasks"].values())]

@@ -187,6 +187,7 @@ def evaluate(
     place_for("--predictions", predictions)
     place_for("--items", items)
     with work(as_json) as say:
+        from diptych.data.words import refuse_unread
         from diptych.load import load, with_proposer
         from diptych.train import run
 
@@ -198,6 +199,7 @@ def evaluate(
         spec = data or model.about["data"][0]
         regions = regions_for(type(model.system), model.about["system"], regions, model.about, task.reads_regions(recipe.task))
         found = only(with_regions(find.readers([spec], split, task.purpose, recipe.data.limit), regions))
+        refuse_unread([found], model.tokenizer)
         about = {**model.about, "task": name, "from": source, "data": [spec], **told_of(regions, [found])}
         result, evaluation = run.evaluate(judged, recipe, found.reader, split, model.tokenizer, about=about)
         if predictions:
@@ -448,9 +450,7 @@ def _write_predictions(path: Path, predictions: list[Any], has_header: bool) -> 
 
 def _scores(result: Mapping[str, Any]) -> list[str]:
     """A result as a table: metric, value, 95 % interval. Ranks other than the first have none."""
-    if not result or (
-        result["split"] == "train" and result["n"] and not result["ci95"]
-    ):  # the losses of a training that asked nobody
+    if not result or (result["split"] == "train" and "skipped" in result):  # the losses of a training that asked nobody
         return []
     asked = {None: "samples", "retrieval": "queries", "rec": "phrases"}.get(result["task"], "questions")
     lines = [f"{result['task'] or result['system']}, {result['split']}: {result['n']:,} {asked}"]

@@ -285,9 +285,6 @@ class Plan(Commands):
                 self.cells = {place: cell for place, cell in self.cells.items() if cell not in own}
         self.systems = [system for system in self.systems if any(place[0] == system for place in self.cells)]
         self.fields = {task: field for task, field in self.fields.items() if any(place[1] == task for place in self.cells)}
-        self.unfit = {
-            (system, task): why for (system, task), why in self.unfit.items() if system in self.systems and task in self.fields
-        }
 
     def _add(self, system: str, field: Field) -> None:
         chain, labels = self.chains[system], self.budget.labels

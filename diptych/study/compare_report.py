@@ -291,5 +291,13 @@ def lines(table: Mapping[str, Any]) -> list[str]:
                 f"{row['task']}, {row['system']}: root only with equal compute ({steps:,} steps) {rival['value']:.1f}; "
                 + "pre-trained {:+.1f}   ({:+.1f} to {:+.1f})".format(over["value"], *over["ci95"])
             )
+    said += left_out(table)
     said += [f"failed: {one['cell']}: {one['why']}" for one in table["failed"]]
     return said
+
+
+def left_out(table: Mapping[str, Any]) -> list[str]:
+    """Systems that stand on no line of a task, by why."""
+    reasons = dict.fromkeys(one["why"] for one in table["unfit"])
+    named = {why: ["{system} on {task}".format(**one) for one in table["unfit"] if one["why"] == why] for why in reasons}
+    return [f"{why}: {', '.join(those)}" for why, those in named.items()]

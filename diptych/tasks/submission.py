@@ -1,11 +1,11 @@
-"""Prediction files, whoever made them: scored as the benchmark's own scorer would, or refused.
+"""Prediction files, whoever made them: scored as a run's own answers are, or refused.
 
     VQA v2     [{"question_id": 42000, "answer": "yes"}, ...]
     SNLI-VE    [{"pairID": "36979.jpg#0r0e", "gold_label": "neutral"}, ...]
     NLVR2      identifier,True on each line of a .csv, or [{"identifier": "dev-850-0-0", "label": "True"}, ...]
 
-A file must answer every question of its split once and nothing else, for a score over part of a split is no score of it: official
-scorers fail on such files or, worse, do not (NLVR2's counts what is missing as wrong, and of two answers the last).
+A file must answer every question of its split once and nothing else, as VQA's own loader demands: a score over part of a split is
+no score of it.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ def finetune(
         raise UserError("data.noise spoils the texts of pre-training; questions of a task stay as they are")
     if recipe.data.noun_phrases:
         raise UserError("data.noun_phrases marks the texts of pre-training; no task asks for phrases")
-    refuse_unread(data, tokenizer)
+    scored_on = [Source(split, reader) for split, reader in (evaluate_on or {}).items()]
+    refuse_unread([*data, *scored_on], tokenizer)  # of both before the first step, not at the first score
     readers = [source.reader for source in data]
     recipe = recipe.model_copy(update={"task": task.prepare(recipe.task, readers, tokenizer)})
     if start is None:
@@ -195,7 +196,6 @@ def evaluate(
 ) -> tuple[Result, Evaluation]:
     """Score a task on a reader (its first `limit` samples), in the reader's order, in one process."""
     began = time.perf_counter()
-    refuse_unread([Source(split, reader)], tokenizer)
     device = next(task.parameters()).device
     collate = Collate(tokenizer, recipe.text, recipe.data, training=False)
     draw, data = Draw(recipe.train.seed), recipe.data

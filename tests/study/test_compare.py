@@ -145,6 +145,8 @@ def test_an_interrupted_table_goes_on_and_finished_cells_are_not_computed_again(
     both.plan.keep_to(Results(Path("results")))
     alone = Work(both.plan, Results(Path("results")))
     assert alone.ready() == [] and alone.plan.systems == ["soho"] and list(alone.plan.cells) == list(clone.plan.cells)
+    lines = compare_report.lines(compare_table.table(alone.plan, alone))
+    assert lines[-1] == "not computed yet: vilt on vqa", "what is left out is named"
 
 
 def test_the_order_is_the_past_first_and_val_chooses_the_rate(here):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from diptych import cli
+from diptych.cli.verbs import _scores, _write_predictions
 from diptych.config import UserError
 from diptych.data import nlvr2, snli_ve, vqa_v2
 from diptych.data.nlvr2 import NLVR2
@@ -99,3 +100,23 @@ def test_the_verb_scores_what_evaluate_wrote_and_names_the_tasks_that_it_can(tmp
     assert "its predictions are not one answer a sample; these are: nlvr2, ve, vqa" in capsys.readouterr().err
     assert cli.call(["score", "vqa", str(tmp_path / "nowhere"), "--data", str(tmp_path)]) == 2
     assert "nowhere: cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+def test_what_a_run_wrote_is_read_back(tmp_path):
+    nlvr2.example(tmp_path)
+    reader = NLVR2.open(tmp_path, "val")
+    rows = [{"identifier": reader[n].key, "label": str(reader[n].labels["label"])} for n in range(4)]
+    for name in ("p.csv", "p.json"):
+        _write_predictions(tmp_path / name, rows, NLVR2Task.has_header)
+        judge = judged(NLVR2Task)
+        assert judge is not None and scored(judge, tmp_path / name, reader, "val").metrics["accuracy"] == 100
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "dev-850-0-0,True", "the official scorer knows no header"
+
+
+def test_a_table_tells_grey_pictures_and_hides_a_training_that_asked_nobody():
+    broken = [{"key": "1", "path": "a.jpg", "reason": "truncated"}]
+    result = {"task": "vqa", "split": "train", "n": 3, "metrics": {"accuracy": 50.0}, "ci95": {}, "broken": broken}
+    heading, accuracy, grey = _scores(result)
+    assert heading == "vqa, train: 3 questions" and accuracy.split() == ["accuracy", "50.00"]
+    assert grey.startswith("1 with a picture that cannot be read") and grey.endswith("a.jpg: truncated")
+    assert _scores({**result, "skipped": 0}) == []

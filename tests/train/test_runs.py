@@ -207,6 +207,9 @@ def test_texts_in_a_script_that_the_vocabulary_lacks_are_refused_before_anything
     ):
         with pytest.raises(UserError, match=r"^chinese: the vocabulary does not know 100% of the words.*text.vocab=bytes"):
             begin()
+    asked = {"evaluate_on": {"val": Foreign(12)}, **QUIET}
+    with pytest.raises(UserError, match=r"^val: the vocabulary does not know 100%"):  # not when all is trained
+        finetune(tuning(), Toy, Colour, sources(), tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
 
 
